@@ -1,0 +1,44 @@
+/** What a checkpoint is, in the terms the runtime needs: shapes, rope frequencies, and where each tensor's bytes lie. */
+
+export type DType = 'fp32' | 'fp16' | 'bf16';
+
+/** A contiguous row-major tensor inside one of the checkpoint's files. The bytes are mapped by the native side only. */
+export interface TensorRef {
+  /** Index into {@link ModelSpec.files}. */
+  file: number;
+  /** Byte offset of the first element from the start of the file. */
+  offset: number;
+  dtype: DType;
+  shape: number[];
+}
+
+export interface RopeSpec {
+  /** Angular frequency of each rotated pair (i, i + headDim / 2), after scaling. [headDim / 2], fp32 as transformers computes it. */
+  invFreq: Float32Array;
+  /** Multiplies cos and sin (yarn's attention factor; 1 for the other kinds). */
+  attentionFactor: number;
+}
+
+/**
+ * A Llama-shaped decoder. Tensor names are canonical, whatever the checkpoint calls them:
+ * `embed` [vocab, hidden], `norm` [hidden], `lm_head` [vocab, hidden] (absent when tied), and per layer i
+ * `layers.{i}.attn_norm` [hidden], `.q` [nHeads*headDim, hidden], `.k` and `.v` [nKvHeads*headDim, hidden],
+ * `.o` [hidden, nHeads*headDim], `.ffn_norm` [hidden], `.gate` and `.up` [ffn, hidden], `.down` [hidden, ffn].
+ */
+export interface ModelSpec {
+  nLayers: number;
+  hidden: number;
+  nHeads: number;
+  nKvHeads: number;
+  headDim: number;
+  ffn: number;
+  vocab: number;
+  normEps: number;
+  /** Longest context the checkpoint supports, in tokens. */
+  maxContext: number;
+  rope: RopeSpec;
+  tiedEmbeddings: boolean;
+  /** Absolute paths. */
+  files: string[];
+  tensors: Record<string, TensorRef>;
+}

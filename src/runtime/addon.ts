@@ -1,0 +1,146 @@
+/** Typed mirror of the native binary; the only file that loads it. */
+import { createRequire } from 'node:module';
+import { fileURLToPath } from 'node:url';
+import { QuestError } from '../errors.js';
+import type { ModelSpec } from '../model/spec.js';
+
+export type MethodName = 'full' | 'quest' | 'quest-paper' | 'streaming' | 'h2o' | 'tova';
+export type GroupMode = 'max' | 'mean' | 'head';
+
+/** One branch's KV method, as spec'd in the paper and README. Budgets count tokens. */
+export interface MethodOptions {
+  method: MethodName;
+  budgetTokens: number;
+  skipLayers: number;
+  group: GroupMode;
+  sinks: number;
+  h2oPrefill: boolean;
+}
+
+/** What a branch has read since its fork, summed over decode steps, layers and KV heads. */
+export interface Counters {
+  /** Tokens fed or generated as decode steps. */
+  decodeSteps: number;
+  /** Decode steps in which some layer attended fewer tokens than the cache held. */
+  sparseSteps: number;
+  /** (token, layer, KV head) triples attended / held in the cache. */
+  tokensAttended: number;
+  tokensAvailable: number;
+  /** The same in pages (a partly attended page counts as one). */
+  pagesAttended: number;
+  pagesAvailable: number;
+  kvBytes: number;
+  metadataBytes: number;
+  /** KV bytes that `full` would have read over the same steps. */
+  denseKvBytes: number;
+}
+
+export interface NativeModelInfo {
+  device: string;
+  threads: number;
+  simd: string;
+  weightBytes: number;
+  /** KV and metadata bytes of one page of one sequence, all layers, for the given page size. */
+  kvBytesPerToken: number;
+  metadataBytesPerPage: number;
+}
+
+export interface FeedItem {
+  sequence: NativeSequence;
+  ids: Int32Array;
+  /** Rows of logits wanted. */
+  logits: 'none' | 'last' | 'all';
+  /** Negative log-likelihood of each target (ids shifted left by the caller); one per fed token, or absent. */
+  targets?: Int32Array;
+  /** Record the pages each query head attends (selectors only). */
+  pages: boolean;
+}
+
+export interface FeedResult {
+  /** [rows, vocab] fp32, absent for 'none'. */
+  logits?: Float32Array;
+  /** [ids.length] fp32 nats. */
+  nll?: Float32Array;
+  /** [steps * sparse layers, nHeads, width] int32 page indices; see methods: last page first for quest, sorted for quest-paper. -1 pads. */
+  pages?: Int32Array;
+  pagesWidth?: number;
+}
+
+export interface SamplingOptions {
+  /** 0 is greedy. */
+  temperature: number;
+  topP: number;
+  seed: number;
+}
+
+export interface GenerateOptions {
+  maxTokens: number;
+  stopIds: Int32Array;
+  sampling: SamplingOptions;
+}
+
+/** Progress is coalesced: at most one call is queued at a time. `done` counts tokens. */
+export type ProgressCallback = (done: number, total: number) => void;
+
+export interface NativeSequence {
+  readonly length: number;
+  /** Dense; keeps the logits of the last token for `generate`. */
+  prefill(job: NativeJob, ids: Int32Array, h2oPrefill: boolean, progress: ProgressCallback): Promise<void>;
+  fork(options: MethodOptions): NativeSequence;
+  counters(): Counters;
+  dispose(): void;
+}
+
+/** A cancel flag shared with the native thread, checked per layer. A cancelled job rejects with code `E_CANCELLED`. */
+export interface NativeJob {
+  cancel(): void;
+}
+
+export interface NativeModel {
+  readonly info: NativeModelInfo;
+  createSequence(pageSize: number): NativeSequence;
+  /** Tokens as decode steps through each sequence's method; in parallel where that is exact. Sequences must differ. */
+  feed(job: NativeJob, items: FeedItem[], progress: ProgressCallback): Promise<FeedResult[]>;
+  /** Lockstep generation from each sequence's last logits. `onToken(sequence index, id)` may lag behind. */
+  generate(
+    job: NativeJob,
+    sequences: NativeSequence[],
+    options: GenerateOptions,
+    onToken: (index: number, id: number) => void,
+  ): Promise<Int32Array[]>;
+  dispose(): void;
+}
+
+export interface NativeCpuInfo {
+  /** SIMD levels this build has and this CPU runs, slowest first; `active` is the one in use. */
+  levels: string[];
+  active: string;
+  cores: number;
+}
+
+export interface NativeAddon {
+  version: string;
+  cudaCompiled: boolean;
+  cpuInfo(): NativeCpuInfo;
+  createJob(): NativeJob;
+  loadModel(job: NativeJob, spec: ModelSpec, options: { device: string; threads: number }): Promise<NativeModel>;
+}
+
+let loaded: NativeAddon | undefined;
+
+/** Loads the binary on first use, so that `--help` stays fast. */
+export function addon(): NativeAddon {
+  if (loaded) return loaded;
+  const require = createRequire(import.meta.url);
+  const path = fileURLToPath(new URL('../../../native/build/Release/quest.node', import.meta.url));
+  try {
+    loaded = require(path) as NativeAddon;
+  } catch (cause) {
+    throw new QuestError('E_ADDON', `the native runtime could not be loaded from ${path}`, {
+      hint: 'build it with `npm run build:native` (needs CMake >= 3.22 and a C++20 compiler)',
+      exitCode: 3,
+      cause,
+    });
+  }
+  return loaded;
+}

@@ -1,0 +1,141 @@
+/** Models and sequences: the only way in which the rest of the program runs a network. */
+import type { ModelSpec } from '../model/spec.js';
+import {
+  addon,
+  type Counters,
+  type FeedResult,
+  type GenerateOptions,
+  type MethodOptions,
+  type NativeModel,
+  type NativeModelInfo,
+  type NativeSequence,
+  type ProgressCallback,
+} from './addon.js';
+
+export type { Counters, FeedResult, GenerateOptions, MethodOptions, NativeModelInfo } from './addon.js';
+
+export interface JobOptions {
+  signal?: AbortSignal;
+  onProgress?: ProgressCallback;
+}
+
+const ignore = () => {};
+
+/** Runs one native job; an aborted signal cancels it and the promise rejects with the signal's reason. */
+async function runJob<T>(
+  signal: AbortSignal | undefined,
+  start: (job: ReturnType<ReturnType<typeof addon>['createJob']>) => Promise<T>,
+): Promise<T> {
+  signal?.throwIfAborted();
+  const job = addon().createJob();
+  const cancel = () => job.cancel();
+  signal?.addEventListener('abort', cancel, { once: true });
+  try {
+    return await start(job);
+  } catch (error) {
+    signal?.throwIfAborted();
+    throw error;
+  } finally {
+    signal?.removeEventListener('abort', cancel);
+  }
+}
+
+/** One branch: a paged KV cache (shared with its forks) and the method that reads it. */
+export class Sequence implements Disposable {
+  constructor(readonly native: NativeSequence) {}
+
+  /** Tokens in the cache. */
+  get length(): number {
+    return this.native.length;
+  }
+
+  /** Appends `ids` densely, whatever the method, and keeps the last token's logits. `h2oPrefill` collects column sums for H2O. */
+  prefill(ids: Int32Array, options: JobOptions & { h2oPrefill?: boolean } = {}): Promise<void> {
+    return runJob(options.signal, (job) =>
+      this.native.prefill(job, ids, options.h2oPrefill ?? false, options.onProgress ?? ignore),
+    );
+  }
+
+  /** A branch that shares this one's pages (copy on write) and reads them with its own method; counters start at 0. */
+  fork(method: MethodOptions): Sequence {
+    return new Sequence(this.native.fork(method));
+  }
+
+  counters(): Counters {
+    return this.native.counters();
+  }
+
+  dispose(): void {
+    this.native.dispose();
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}
+
+export interface Feed {
+  sequence: Sequence;
+  ids: Int32Array;
+  logits?: 'none' | 'last' | 'all';
+  targets?: Int32Array;
+  pages?: boolean;
+}
+
+export class Model implements Disposable {
+  private constructor(
+    private readonly native: NativeModel,
+    readonly spec: ModelSpec,
+  ) {}
+
+  /** Maps the weights; `device` is `auto` or `cpu`, `threads` 0 means all cores. */
+  static async load(
+    spec: ModelSpec,
+    options: { device: string; threads: number; signal?: AbortSignal },
+  ): Promise<Model> {
+    const native = await runJob(options.signal, (job) =>
+      addon().loadModel(job, spec, { device: options.device, threads: options.threads }),
+    );
+    return new Model(native, spec);
+  }
+
+  get info(): NativeModelInfo {
+    return this.native.info;
+  }
+
+  /** An empty dense sequence whose cache has pages of `pageSize` tokens. */
+  createSequence(pageSize: number): Sequence {
+    return new Sequence(this.native.createSequence(pageSize));
+  }
+
+  /** Feeds tokens as decode steps through each branch's method, all branches together, in parallel where that is exact. */
+  feed(feeds: Feed[], options: JobOptions = {}): Promise<FeedResult[]> {
+    const items = feeds.map(({ sequence, ids, logits, targets, pages }) => ({
+      sequence: sequence.native,
+      ids,
+      logits: logits ?? 'none',
+      targets,
+      pages: pages ?? false,
+    }));
+    return runJob(options.signal, (job) => this.native.feed(job, items, options.onProgress ?? ignore));
+  }
+
+  /** Generates in lockstep from each branch's last logits until a stop id (not returned) or `maxTokens`. */
+  generate(
+    sequences: Sequence[],
+    options: GenerateOptions & { signal?: AbortSignal; onToken?: (index: number, id: number) => void },
+  ): Promise<Int32Array[]> {
+    const natives = sequences.map((s) => s.native);
+    return runJob(options.signal, (job) =>
+      this.native.generate(job, natives, options, options.onToken ?? ignore),
+    );
+  }
+
+  dispose(): void {
+    this.native.dispose();
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}
