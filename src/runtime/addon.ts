@@ -1,7 +1,8 @@
 /** Typed mirror of the native binary; the only file that loads it. */
 import { createRequire } from 'node:module';
-import { fileURLToPath } from 'node:url';
+import { join } from 'node:path';
 import { QuestError } from '../errors.js';
+import { packageRoot } from '../model/package_root.js';
 import type { ModelSpec } from '../model/spec.js';
 
 export type MethodName = 'full' | 'quest' | 'quest-paper' | 'streaming' | 'h2o' | 'tova';
@@ -17,18 +18,19 @@ export interface MethodOptions {
   h2oPrefill: boolean;
 }
 
-/** What a branch has read since its fork, summed over decode steps, layers and KV heads. */
+/** What a branch has read since its fork, summed over decode steps, layers and heads. */
 export interface Counters {
   /** Tokens fed or generated as decode steps. */
   decodeSteps: number;
   /** Decode steps in which some layer attended fewer tokens than the cache held. */
   sparseSteps: number;
-  /** (token, layer, KV head) triples attended / held in the cache. */
+  /** (token, layer, query head) triples attended / held in the cache. */
   tokensAttended: number;
   tokensAvailable: number;
   /** The same in pages (a partly attended page counts as one). */
   pagesAttended: number;
   pagesAvailable: number;
+  /** KV bytes read; a list shared by a group of query heads is read once. */
   kvBytes: number;
   metadataBytes: number;
   /** KV bytes that `full` would have read over the same steps. */
@@ -40,7 +42,7 @@ export interface NativeModelInfo {
   threads: number;
   simd: string;
   weightBytes: number;
-  /** KV and metadata bytes of one page of one sequence, all layers, for the given page size. */
+  /** All layers: K and V of one token, minima and maxima of one page. */
   kvBytesPerToken: number;
   metadataBytesPerPage: number;
 }
@@ -132,7 +134,7 @@ let loaded: NativeAddon | undefined;
 export function addon(): NativeAddon {
   if (loaded) return loaded;
   const require = createRequire(import.meta.url);
-  const path = fileURLToPath(new URL('../../../native/build/Release/quest.node', import.meta.url));
+  const path = join(packageRoot(), 'native', 'build', 'Release', 'quest.node');
   try {
     loaded = require(path) as NativeAddon;
   } catch (cause) {

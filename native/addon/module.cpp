@@ -1,0 +1,51 @@
+// The addon's entry: what src/runtime/addon.ts calls NativeAddon.
+#include <napi.h>
+
+#include <thread>
+
+#include "addon/instance.h"
+#include "addon/job.h"
+#include "addon/model.h"
+#include "addon/sequence.h"
+#include "cpu/kernels.h"
+
+namespace quest::addon {
+
+namespace {
+
+Napi::Value cpu_info(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  return guarded(env, [&]() -> Napi::Value {
+    Napi::Object o = Napi::Object::New(env);
+    auto levels = Napi::Array::New(env);
+    for (const auto* k : cpu::available_kernels()) levels.Set(levels.Length(), k->name);
+    o.Set("levels", levels);
+    o.Set("active", cpu::active_kernels().name);
+    o.Set("cores", static_cast<double>(std::thread::hardware_concurrency()));
+    return o;
+  });
+}
+
+Napi::Value create_job(const Napi::CallbackInfo& info) { return Instance::of(info.Env()).job.New({}); }
+
+Napi::Object init(Napi::Env env, Napi::Object exports) {
+  auto* instance = new Instance;
+  instance->job = Napi::Persistent(Job::define(env));
+  instance->model = Napi::Persistent(Model::define(env));
+  instance->sequence = Napi::Persistent(Sequence::define(env));
+  env.SetInstanceData(instance);
+  exports.Set("version", QUEST_VERSION);
+  exports.Set("cudaCompiled", Napi::Boolean::New(env, false));
+  exports.Set("cpuInfo", Napi::Function::New(env, cpu_info));
+  exports.Set("createJob", Napi::Function::New(env, create_job));
+  exports.Set("loadModel", Napi::Function::New(env, Model::load));
+  return exports;
+}
+
+}  // namespace
+
+}  // namespace quest::addon
+
+static Napi::Object init_quest(Napi::Env env, Napi::Object exports) { return quest::addon::init(env, exports); }
+
+NODE_API_MODULE(quest, init_quest)

@@ -1,0 +1,43 @@
+// A Llama-shaped decoder as src/model describes it (src/model/spec.ts is the TypeScript side of this file).
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "core/dtype.h"
+
+namespace quest {
+
+// A contiguous row-major tensor inside one of the checkpoint's files.
+struct TensorRef {
+  int32_t file = 0;
+  uint64_t offset = 0;  // bytes from the start of the file
+  DType dtype = DType::fp32;
+  std::vector<int64_t> shape;
+};
+
+struct ModelSpec {
+  int64_t n_layers = 0;
+  int64_t hidden = 0;
+  int64_t n_heads = 0;
+  int64_t n_kv_heads = 0;
+  int64_t head_dim = 0;
+  int64_t ffn = 0;
+  int64_t vocab = 0;
+  float norm_eps = 1e-5f;
+  int64_t max_context = 0;       // tokens
+  std::vector<float> inv_freq;   // [head_dim / 2], after scaling
+  float rope_attention_factor = 1.0f;
+  bool tied_embeddings = false;
+  std::vector<std::string> files;
+  std::map<std::string, TensorRef> tensors;  // canonical names, see src/model/spec.ts
+
+  int64_t group() const { return n_heads / n_kv_heads; }
+
+  // Throws Error when a number is out of the range that the executors support.
+  void validate() const;
+};
+
+}  // namespace quest

@@ -1,0 +1,44 @@
+// The checkpoint's tensors as pointers into mapped files, checked against the model's shapes and the files' sizes.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "core/mapped_file.h"
+#include "core/model_spec.h"
+
+namespace quest {
+
+struct Tensor {
+  const void* data = nullptr;  // may be unaligned
+  DType dtype = DType::fp32;
+  int64_t rows = 0;
+  int64_t cols = 0;  // a vector has one row
+
+  size_t bytes() const { return static_cast<size_t>(rows * cols) * dtype_bytes(dtype); }
+};
+
+struct LayerWeights {
+  Tensor attn_norm;  // [hidden]
+  Tensor q;          // [n_heads * head_dim, hidden]
+  Tensor k, v;       // [n_kv_heads * head_dim, hidden]
+  Tensor o;          // [hidden, n_heads * head_dim]
+  Tensor ffn_norm;   // [hidden]
+  Tensor gate, up;   // [ffn, hidden]
+  Tensor down;       // [hidden, ffn]
+};
+
+struct Weights {
+  std::vector<MappedFile> files;
+  Tensor embed;    // [vocab, hidden]
+  Tensor norm;     // [hidden]
+  Tensor lm_head;  // [vocab, hidden]; the embedding when tied
+  std::vector<LayerWeights> layers;
+
+  int64_t bytes() const;  // distinct tensors only
+
+  // Maps the files and resolves every tensor. Throws Error that names the tensor, what was found and what was wanted.
+  static Weights map(const ModelSpec& spec);
+};
+
+}  // namespace quest
