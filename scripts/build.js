@@ -8,9 +8,14 @@ const root = fileURLToPath(new URL('..', import.meta.url));
 const tsc = fileURLToPath(new URL('../node_modules/typescript/bin/tsc', import.meta.url));
 
 if (existsSync(tsc)) {
-  const { status } = spawnSync(process.execPath, [tsc, '-p', 'tsconfig.build.json'], { cwd: root, stdio: 'inherit' });
+  const { status } = spawnSync(process.execPath, [tsc, '-p', 'tsconfig.build.json'], {
+    cwd: root,
+    stdio: 'inherit',
+  });
   process.exit(status ?? 1);
 }
 if (!existsSync(new URL('../dist/src/cli/main.js', import.meta.url))) {
-  process.stderr.write('quest: no TypeScript compiler installed and no dist/ folder: run `npm ci` without --omit=dev\n');
+  process.stderr.write(
+    'quest: no TypeScript compiler installed and no dist/ folder: run `npm ci` without --omit=dev\n',
+  );
 }

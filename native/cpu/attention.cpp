@@ -85,7 +85,8 @@ class Pass {
     for (Segment& s : segments_) {
       int64_t dense = 0;
       while (dense < s.rows && reading(s, s.base + dense + 1) == Reading::dense) ++dense;
-      if (dense == 1 || s.trace) dense = 0;
+      // A single row is cheaper as a list; traces are written by lists; column sums need the blocks.
+      if ((dense == 1 && !s.column_sums) || s.trace) dense = 0;
       for (int64_t first = 0; first < dense; first += block) {
         for (int64_t h = 0; h < shape_.n_kv_heads; ++h) blocks_.push_back({&s, first, std::min(block, dense - first), h});
       }

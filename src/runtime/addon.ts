@@ -125,7 +125,11 @@ export interface NativeAddon {
   cudaCompiled: boolean;
   cpuInfo(): NativeCpuInfo;
   createJob(): NativeJob;
-  loadModel(job: NativeJob, spec: ModelSpec, options: { device: string; threads: number }): Promise<NativeModel>;
+  loadModel(
+    job: NativeJob,
+    spec: ModelSpec,
+    options: { device: string; threads: number },
+  ): Promise<NativeModel>;
 }
 
 let loaded: NativeAddon | undefined;

@@ -43,7 +43,8 @@ async function load(name: string) {
 function vectors(name: string): Map<string, TestTensor> {
   const all = readTensors(`${goldenDir(name)}/golden.safetensors`);
   if (name !== 'linear8-d64') {
-    for (const [key, value] of readTensors(`${goldenDir(name)}/golden-paper.safetensors`)) all.set(key, value);
+    for (const [key, value] of readTensors(`${goldenDir(name)}/golden-paper.safetensors`))
+      all.set(key, value);
   }
   return all;
 }
@@ -60,13 +61,7 @@ function differingRows(pages: Int32Array, width: number, golden: TestTensor): nu
   return differing;
 }
 
-const cases = [
-  'mha-d128',
-  'linear8-d64',
-  'yarn32-d128',
-  'llama3-gqa4-d64',
-  'gqa8-d32-tied',
-];
+const cases = ['mha-d128', 'linear8-d64', 'yarn32-d128', 'llama3-gqa4-d64', 'gqa8-d32-tied'];
 
 describe.skipIf(!hasShared)('golden vectors', () => {
   for (const name of cases) {
@@ -84,7 +79,9 @@ describe.skipIf(!hasShared)('golden vectors', () => {
         const vocab = model.spec.vocab;
         PREFILL_POSITIONS.forEach((position, i) => {
           const ours = result!.logits!.subarray(position * vocab, (position + 1) * vocab);
-          expect(largestDifference(ours, want.data.subarray(i * vocab, (i + 1) * vocab))).toBeLessThan(TOLERANCE);
+          expect(largestDifference(ours, want.data.subarray(i * vocab, (i + 1) * vocab))).toBeLessThan(
+            TOLERANCE,
+          );
         });
       });
 
@@ -102,7 +99,9 @@ describe.skipIf(!hasShared)('golden vectors', () => {
         expect([...out!]).toEqual(want);
       });
 
-      const keys = [...golden.keys()].filter((k) => k.endsWith('.logits')).map((k) => k.slice(0, -'.logits'.length));
+      const keys = [...golden.keys()]
+        .filter((k) => k.endsWith('.logits'))
+        .map((k) => k.slice(0, -'.logits'.length));
       for (const key of keys) {
         it(key, async () => {
           const { options, pageSize } = key === 'dense' ? { options: full, pageSize: 16 } : optionsOf(key);
@@ -112,7 +111,9 @@ describe.skipIf(!hasShared)('golden vectors', () => {
           for (const mode of ['parallel', 'stepwise']) {
             using sequence = base.fork(options);
             const chunks =
-              mode === 'parallel' ? [ids.slice(promptLength)] : [...ids.slice(promptLength)].map((id) => Int32Array.of(id));
+              mode === 'parallel'
+                ? [ids.slice(promptLength)]
+                : [...ids.slice(promptLength)].map((id) => Int32Array.of(id));
             const logits: number[] = [];
             const pages: number[] = [];
             let width = 0;

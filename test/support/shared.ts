@@ -9,4 +9,5 @@ export function goldenDir(name: string): string {
   return `${sharedDir}/golden/${name}`;
 }
 
-if (!hasShared) process.stderr.write(`golden data not found in ${sharedDir}: the tests that need it are skipped\n`);
+if (!hasShared)
+  process.stderr.write(`golden data not found in ${sharedDir}: the tests that need it are skipped\n`);

@@ -1,0 +1,84 @@
+// The whole check: lint, types, vitest, native tests under AddressSanitizer and UndefinedBehaviorSanitizer.
+// Ends with one line `N passed, N failed`. `npm test -- --only lint|ts|native` runs one part.
+import { spawnSync } from 'node:child_process';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { availableParallelism, tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+const root = fileURLToPath(new URL('..', import.meta.url));
+const scratch = mkdtempSync(join(tmpdir(), 'quest-test-'));
+const only = process.argv.includes('--only') ? process.argv[process.argv.indexOf('--only') + 1] : undefined;
+const jobs = String(availableParallelism());
+const total = { passed: 0, failed: 0 };
+
+function run(command, args, env = {}) {
+  process.stdout.write(`\n$ ${command} ${args.join(' ')}\n`);
+  const { status, error } = spawnSync(command, args, {
+    cwd: root,
+    stdio: 'inherit',
+    env: { ...process.env, ...env },
+  });
+  if (error) process.stdout.write(`${command}: ${error.message}\n`);
+  return status === 0;
+}
+
+function bin(name) {
+  return join(root, 'node_modules', '.bin', name);
+}
+
+function count(ok) {
+  total[ok ? 'passed' : 'failed'] += 1;
+  return ok;
+}
+
+/** Adds a report's counts; a runner that broke before it could report is one failure. */
+function addReport(file, ok, read) {
+  try {
+    const { passed, failed } = read(JSON.parse(readFileSync(file, 'utf8')));
+    total.passed += passed;
+    total.failed += failed;
+    if (!ok && failed === 0) total.failed += 1;
+  } catch {
+    total.failed += 1;
+  }
+}
+
+function lint() {
+  count(run(bin('biome'), ['check', '--error-on-warnings', '.']));
+  count(run(bin('tsc'), ['-p', 'tsconfig.json', '--noEmit']));
+}
+
+function typescript() {
+  if (!count(run('npm', ['run', '--silent', 'build:ts']))) return;
+  if (!count(run('npm', ['run', '--silent', 'build:native']))) return;
+  const report = join(scratch, 'vitest.json');
+  const ok = run(bin('vitest'), ['run', '--reporter=default', '--reporter=json', `--outputFile=${report}`]);
+  addReport(report, ok, (r) => ({
+    passed: r.numPassedTests,
+    // A file that failed to load has no failed tests of its own.
+    failed:
+      r.numFailedTests +
+      r.testResults.filter((t) => t.status === 'failed' && t.assertionResults.length === 0).length,
+  }));
+}
+
+function native() {
+  const build = join('native', 'build-test');
+  const configured = run('cmake', [
+    ...['-S', 'native', '-B', build, '-DQUEST_TESTS=ON', '-DQUEST_SANITIZE=ON', '-DQUEST_CUDA=OFF'],
+  ]);
+  if (!configured) process.stdout.write('native tests need GoogleTest: apt-get install libgtest-dev\n');
+  if (!count(configured && run('cmake', ['--build', build, '-j', jobs]))) return;
+  const report = join(scratch, 'gtest.json');
+  const ok = run(join(build, 'quest_tests'), ['--gtest_brief=1', `--gtest_output=json:${report}`]);
+  addReport(report, ok, (r) => ({ passed: r.tests - r.failures - r.disabled, failed: r.failures }));
+}
+
+const parts = { lint, ts: typescript, native };
+for (const [name, part] of Object.entries(parts)) {
+  if (only === undefined || only === name) part();
+}
+rmSync(scratch, { recursive: true, force: true });
+process.stdout.write(`\n${total.passed} passed, ${total.failed} failed\n`);
+process.exit(total.failed === 0 && total.passed > 0 ? 0 : 1);
