@@ -1,11 +1,21 @@
+import { stat } from 'node:fs/promises';
+import path from 'node:path';
 import { QuestError } from '../errors.js';
+import { type ModelConfig, parseConfig } from './config.js';
+import { Fields, readJsonObject, tokenIds } from './fields.js';
+import { fingerprint } from './fingerprint.js';
+import { findInHubCache, hubIdOfFolder, parseHubId } from './hub.js';
+import { BUILT_IN, packageRoot } from './package_root.js';
+import { findPreset } from './presets.js';
 import type { ModelSpec } from './spec.js';
 import type { Tokenizer } from './tokenizer.js';
+import { loadTokenizer } from './tokenizer_files.js';
+import { locateWeights } from './weights.js';
 
 /** Defaults that a model brings with it, from `configs/models/<name>.yaml`. Keys are the option table's. */
 export interface ModelPreset {
   name: string;
-  /** Hub ids or built-in names this preset applies to. */
+  /** Hub ids, built-in names or folder names this preset applies to. */
   matches: string[];
   /** Option defaults, snake_case keys as on the command line and in config files, e.g. `{ skip_layers: 0 }`. */
   defaults: Record<string, unknown>;
@@ -22,7 +32,7 @@ export interface Checkpoint {
   weightBytes: number;
   /** Identifies configuration and weights: sha256 (hex, 16 digits) over config.json, tensor index, file sizes and sampled bytes. */
   fingerprint: string;
-  /** From config.json and generation_config.json. */
+  /** From generation_config.json, else config.json, else the tokenizer. */
   eosIds: number[];
   preset: ModelPreset | undefined;
   tokenizer(): Promise<Tokenizer>;
@@ -32,6 +42,67 @@ export interface Checkpoint {
  * Opens a checkpoint: a folder in Hugging Face layout, a hub id in the local hub cache, or a built-in name (`quest-tiny`).
  * Reads headers and indexes only; no tensor bytes. Throws a QuestError that names key, value found and values supported.
  */
-export async function openCheckpoint(_ref: string): Promise<Checkpoint> {
-  throw new QuestError('E_TODO', 'not built yet');
+export async function openCheckpoint(ref: string): Promise<Checkpoint> {
+  const { name, dir } = await resolveModel(ref);
+  const json = await readJsonObject(path.join(dir, 'config.json'));
+  if (!json)
+    throw new QuestError('E_MODEL', `${dir} holds no config.json`, {
+      hint: 'give a folder in Hugging Face layout: config.json, weights, tokenizer files',
+    });
+  const config = parseConfig(json);
+  const weights = await locateWeights(dir, config);
+  let loading: Promise<Tokenizer> | undefined;
+  const tokenizer = () => {
+    loading ??= loadTokenizer(dir, { bosId: config.bosId, eosIds: config.eosIds });
+    return loading;
+  };
+  return {
+    name,
+    dir,
+    spec: { ...config.shape, files: weights.files, tensors: weights.tensors },
+    weightBytes: weights.bytes,
+    fingerprint: await fingerprint(dir, weights),
+    eosIds: await findEosIds(dir, config, tokenizer),
+    preset: await findPreset([name, path.basename(dir)]),
+    tokenizer,
+  };
+}
+
+/** Folder and name of what `--model` was given. */
+async function resolveModel(ref: string): Promise<{ name: string; dir: string }> {
+  if (Object.hasOwn(BUILT_IN, ref))
+    return { name: ref, dir: path.join(packageRoot(), BUILT_IN[ref] as string) };
+  const dir = path.resolve(ref);
+  const info = ref === '' ? undefined : await stat(dir).catch(() => undefined);
+  if (info?.isDirectory()) return { name: hubIdOfFolder(dir) ?? path.basename(dir), dir };
+  if (info)
+    throw new QuestError('E_MODEL', `${ref} is a file; supported: the folder that holds the model`, {
+      hint: `try --model ${path.dirname(ref)}`,
+    });
+  const id = parseHubId(ref);
+  if (id) return { name: ref, dir: await findInHubCache(id) };
+  throw new QuestError(
+    'E_MODEL',
+    `no model ${JSON.stringify(ref)}: no such folder, and neither a hub id nor a built-in name`,
+    {
+      hint: `give a folder, a hub id like ORG/NAME that is in the hub cache, or a built-in name: ${Object.keys(BUILT_IN).join(', ')}`,
+    },
+  );
+}
+
+async function findEosIds(
+  dir: string,
+  config: ModelConfig,
+  tokenizer: () => Promise<Tokenizer>,
+): Promise<number[]> {
+  const file = 'generation_config.json';
+  const generation = await readJsonObject(path.join(dir, file));
+  const ids = generation ? tokenIds(new Fields(file, generation), 'eos_token_id') : [];
+  if (ids.length > 0) return ids;
+  if (config.eosIds.length > 0) return config.eosIds;
+  // Rare: only then is the tokenizer worth its loading time. A model may do without one.
+  return tokenizer().then(
+    ({ eosIds }) => eosIds,
+    () => [],
+  );
 }
