@@ -1,0 +1,160 @@
+/**
+ * The journal of a run: one JSON line per sample and cell, appended and synced as soon as the sample is done.
+ * It is the only state of a run. Lines are never changed; a line torn by a crash is moved aside and computed again.
+ */
+import {
+  appendFileSync,
+  closeSync,
+  existsSync,
+  fstatSync,
+  fsyncSync,
+  ftruncateSync,
+  openSync,
+  readFileSync,
+} from 'node:fs';
+import { dirname, join } from 'node:path';
+import { QuestError } from '../src/errors.js';
+import { outputError, syncFolder, writeAll } from '../src/report/files.js';
+import type { Counters } from '../src/runtime/addon.js';
+
+export const JOURNAL_NAME = 'journal.jsonl';
+const VERSION = 1;
+
+export interface JournalRow {
+  v: number;
+  /** Hash of model, prompt tokens, method with its options, and generation options; see plan.ts. */
+  key: string;
+  item: string;
+  sample: number;
+  /** Method, budget and the options that matter to it. */
+  cell: Record<string, string | number | boolean>;
+  prefill_tokens: number;
+  step_tokens: number;
+  fields: Record<string, string | number>;
+  output: string;
+  output_ids: number[];
+  score: number;
+  counters: Counters;
+  /** Wall-clock seconds: the prefill is shared by all cells, feeding and generating by all branches of one call. */
+  timing: { prefill_s: number; feed_s: number; generate_s: number; branches: number };
+  device: string;
+}
+
+interface Parsed {
+  rows: JournalRow[];
+  /** Bytes of whole, valid lines. */
+  validBytes: number;
+  torn: Buffer | undefined;
+}
+
+function parseRow(line: string): JournalRow | undefined {
+  try {
+    const row = JSON.parse(line) as JournalRow;
+    const whole =
+      row?.v === VERSION &&
+      typeof row.key === 'string' &&
+      typeof row.score === 'number' &&
+      typeof row.counters === 'object';
+    return whole ? row : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+function parseJournal(bytes: Buffer, path: string): Parsed {
+  const rows: JournalRow[] = [];
+  let start = 0;
+  let line = 1;
+  for (; start < bytes.length; line++) {
+    const end = bytes.indexOf(0x0a, start);
+    if (end < 0) break;
+    const row = parseRow(bytes.toString('utf8', start, end));
+    if (row === undefined) {
+      if (end === bytes.length - 1) break; // torn, although its newline reached the disk
+      throw new QuestError('E_JOURNAL', `line ${line} of ${path} is not a row of this journal`, {
+        hint: 'only the last line can be torn by a crash; this file was changed by something else. Restore it, or use another --out. Nothing was changed',
+        exitCode: 3,
+      });
+    }
+    rows.push(row);
+    start = end + 1;
+  }
+  return { rows, validBytes: start, torn: start < bytes.length ? bytes.subarray(start) : undefined };
+}
+
+/** Reads the rows of a folder's journal without changing anything; a torn last line is left out. */
+export function readJournal(folder: string): JournalRow[] {
+  const path = join(folder, JOURNAL_NAME);
+  if (!existsSync(path)) return [];
+  try {
+    return parseJournal(readFileSync(path), path).rows;
+  } catch (error) {
+    throw outputError(error, path);
+  }
+}
+
+export interface Journal extends Disposable {
+  readonly path: string;
+  get(key: string): JournalRow | undefined;
+  readonly size: number;
+  /** Appends the rows in one write and syncs them to the disk. */
+  append(rows: readonly JournalRow[]): void;
+}
+
+/** Opens (or starts) a folder's journal. The caller holds the folder's lock. `note` hears about a torn line. */
+export function openJournal(folder: string, note: (text: string) => void): Journal {
+  const path = join(folder, JOURNAL_NAME);
+  const rows = new Map<string, JournalRow>();
+  let fd: number;
+  try {
+    const fresh = !existsSync(path);
+    fd = openSync(path, 'a+');
+    if (fresh) syncFolder(dirname(path));
+  } catch (error) {
+    throw outputError(error, path);
+  }
+  try {
+    const parsed = parseJournal(readFileSync(path), path);
+    if (parsed.torn !== undefined) {
+      const aside = `${path}.torn`;
+      appendFileSync(aside, Buffer.concat([parsed.torn, Buffer.from('\n')]));
+      ftruncateSync(fd, parsed.validBytes);
+      fsyncSync(fd);
+      note(
+        `the last line of ${path} was torn (${parsed.torn.length} bytes, moved to ${aside}); that row is computed again`,
+      );
+    }
+    for (const row of parsed.rows) if (!rows.has(row.key)) rows.set(row.key, row);
+  } catch (error) {
+    closeSync(fd);
+    throw outputError(error, path);
+  }
+  return {
+    path,
+    get: (key) => rows.get(key),
+    get size() {
+      return rows.size;
+    },
+    append(added) {
+      const size = fstatSync(fd).size;
+      try {
+        writeAll(fd, Buffer.from(added.map((row) => `${JSON.stringify(row)}\n`).join('')));
+        fsyncSync(fd);
+      } catch (error) {
+        try {
+          ftruncateSync(fd, size); // leave no half line behind
+        } catch {
+          // the next run moves it aside
+        }
+        throw outputError(error, path);
+      }
+      for (const row of added) if (!rows.has(row.key)) rows.set(row.key, row);
+    },
+    [Symbol.dispose]() {
+      closeSync(fd);
+    },
+  };
+}
+
+/** The version that new rows carry. */
+export const JOURNAL_VERSION = VERSION;

@@ -1,0 +1,59 @@
+/** The passkey protocol as a task: the haystack is prefilled, the last 400 characters and the answer go through the method. */
+import {
+  createPasskeyDataset,
+  PASSKEY_NEW_TOKENS,
+  type PasskeyItem,
+  type PasskeyOptions,
+  scorePasskey,
+} from '../datasets/passkey.js';
+import { QuestError } from '../src/errors.js';
+import type { Tokenizer } from '../src/model/index.js';
+import type { Task } from './task.js';
+
+/** Refuses what the protocol cannot do, before any work. */
+export function checkPasskeyOptions(options: PasskeyOptions, maxContext: number, modelName: string): void {
+  const { contextTokens, samples, depths } = options;
+  const needed = contextTokens + PASSKEY_NEW_TOKENS;
+  if (needed > maxContext) {
+    throw new QuestError(
+      'E_CONTEXT',
+      `a context of ${contextTokens} tokens and ${PASSKEY_NEW_TOKENS} generated ones exceed the ${maxContext} that ${modelName} supports`,
+      { hint: `use --context ${maxContext - PASSKEY_NEW_TOKENS} or less, or a model with a longer context` },
+    );
+  }
+  if (samples > 100 && depths === undefined) {
+    throw new QuestError(
+      'E_SAMPLES',
+      `the protocol's depth rule floor(100/N) has no depths for ${samples} samples`,
+      {
+        hint: 'use at most 100 samples, or name the depths with --depths',
+      },
+    );
+  }
+}
+
+/** Makes the task; items are tokenised when asked for. */
+export function createPasskeyTask(options: PasskeyOptions, tokenizer: Tokenizer): Task {
+  const dataset = createPasskeyDataset(options, (text, bos) => tokenizer.encode(text, { bos }));
+  const { contextTokens, samples, seed, depths } = options;
+  let last: PasskeyItem | undefined;
+  return {
+    name: 'passkey',
+    params: { context_tokens: contextTokens, samples, seed, ...(depths && { depths }) },
+    count: samples,
+    item(index) {
+      // The first item is asked for twice: when memory is estimated, and when it is run.
+      const item = last?.index === index ? last : dataset.item(index);
+      last = item;
+      return {
+        id: `passkey/${contextTokens}/${seed}/${index}`,
+        index,
+        prefillIds: item.prefillIds,
+        stepIds: item.stepIds,
+        maxNewTokens: PASSKEY_NEW_TOKENS,
+        fields: { depth_pct: item.depthPct, answer: item.key, garbage_chars: item.garbageChars },
+        score: (text) => scorePasskey(text, item.key),
+      };
+    },
+  };
+}

@@ -1,0 +1,207 @@
+/** Runs a plan in its output folder: lock, plan check, journal, progress, resume. Shared by all evaluations. */
+import { existsSync, statSync } from 'node:fs';
+import { join } from 'node:path';
+import { openJournal, readJournal } from '../../eval/journal.js';
+import { lockFolder } from '../../eval/lock.js';
+import { type Cell, methodDefinition } from '../../eval/methods.js';
+import {
+  checkFolderPlan,
+  describeCells,
+  measurePlan,
+  type Plan,
+  type PlanSize,
+  planHash,
+  writePlan,
+} from '../../eval/plan.js';
+import { type RowGrid, runPlan } from '../../eval/runner.js';
+import { QuestError } from '../errors.js';
+import type { Checkpoint, Tokenizer } from '../model/index.js';
+import { ensureFolder, outputError } from '../report/files.js';
+import type { Model } from '../runtime/index.js';
+import type { CommandContext } from './commands.js';
+import { checkMemory, describeMemory, estimateMemory, type MemoryEstimate } from './memory.js';
+import { clock, startProgress } from './progress.js';
+import { loadModel, presetNote } from './session.js';
+import type { Settings } from './settings.js';
+
+export interface Evaluation {
+  context: CommandContext;
+  settings: Settings;
+  checkpoint: Checkpoint;
+  tokenizer: Tokenizer;
+  plan: Plan;
+  /** Tokens of the longest item with its decode steps, and the steps of one branch. */
+  longestTokens: number;
+  longestSteps: number;
+}
+
+export interface EvaluationResult {
+  folder: string;
+  grid: RowGrid;
+  /** Rows computed now, and rows that were there already. */
+  computed: number;
+  reused: number;
+  seconds: number;
+  device: { device: string; threads: number; simd: string } | undefined;
+}
+
+/** `--out`, or a folder named after the plan, so that the same command finds its rows again. */
+export function outputFolder(settings: Settings, plan: Plan): string {
+  return settings.maybeString('out') ?? join('runs', `${plan.task.name}-${planHash(plan)}`);
+}
+
+/** Memory for the plan's longest item with all its branches. */
+export function planMemory(evaluation: Evaluation): MemoryEstimate {
+  const { checkpoint, plan, longestTokens, longestSteps } = evaluation;
+  const budgeted = (cell: Cell) => methodDefinition(cell.method.method).kind === 'evictor';
+  return estimateMemory({
+    spec: checkpoint.spec,
+    weightBytes: checkpoint.weightBytes,
+    tokens: longestTokens,
+    pageSize: Math.max(...plan.cells.map((cell) => cell.pageSize)),
+    branches: plan.cells.length,
+    branchTokens: longestSteps,
+    evictors: plan.cells.filter(budgeted).length,
+  });
+}
+
+/** A folder that cannot be written to is found before hours of work. */
+function checkFolder(folder: string): void {
+  try {
+    if (existsSync(folder) && !statSync(folder).isDirectory()) {
+      throw new QuestError('E_OUTPUT', `${folder} is a file, not a folder`, {
+        hint: 'choose another --out',
+        exitCode: 3,
+      });
+    }
+  } catch (error) {
+    throw outputError(error, folder);
+  }
+  ensureFolder(folder);
+}
+
+/** Computes what is missing and returns all rows. The folder is locked meanwhile; `finish` runs under the same lock. */
+export async function evaluate(
+  evaluation: Evaluation,
+  finish: (result: EvaluationResult) => Promise<void>,
+): Promise<EvaluationResult> {
+  const { context, settings, checkpoint, tokenizer, plan } = evaluation;
+  const { out, signal } = context;
+  const folder = outputFolder(settings, plan);
+  checkFolder(folder);
+  const unlock = lockFolder(folder);
+  let model: Model | undefined;
+  try {
+    checkFolderPlan(folder, plan);
+    using journal = openJournal(folder, out.note);
+    writePlan(folder, plan);
+    const before = journal.size;
+    out.note(
+      `${plan.task.name}: ${plan.task.count} samples x ${plan.cells.length} cells (${describeCells(plan.cells)}) -> ${folder}`,
+    );
+    if (before > 0) out.note(`resuming: the journal has ${before} rows`);
+    const started = performance.now();
+    const progress = await startProgress(out, plan.task.name);
+    let grid: RowGrid;
+    try {
+      grid = await runPlan({
+        plan,
+        journal,
+        tokenizer,
+        eosIds: checkpoint.eosIds,
+        signal,
+        loadModel: async () => {
+          model = await loadModel(context, settings, checkpoint, planMemory(evaluation));
+          return model;
+        },
+        onProgress: ({ items, fraction, total, phase }) =>
+          progress.update(
+            (items + fraction) / total,
+            phase === 'reuse' ? 'reuse' : `sample ${items + 1} of ${total}: ${phase}`,
+          ),
+      });
+    } catch (error) {
+      signal.throwIfAborted();
+      throw error;
+    } finally {
+      progress.stop();
+    }
+    const seconds = (performance.now() - started) / 1000;
+    const computed = journal.size - before;
+    const result = {
+      folder,
+      grid,
+      computed,
+      reused: plan.task.count * plan.cells.length - computed,
+      seconds,
+      device: model && { device: model.info.device, threads: model.info.threads, simd: model.info.simd },
+    };
+    await finish(result);
+    return result;
+  } catch (error) {
+    if (error instanceof QuestError && error.code === 'E_INTERRUPTED' && error.hint === undefined) {
+      throw new QuestError(error.code, `interrupted; finished samples are kept in ${folder}`, {
+        hint: 'the same command goes on from there',
+        exitCode: 130,
+        cause: error,
+      });
+    }
+    throw error;
+  } finally {
+    model?.dispose();
+    unlock();
+  }
+}
+
+/** Rough rates of one core, for estimates only: prefill arithmetic, and weight bytes read per second by decode steps. */
+const FLOPS_PER_CORE = 60e9;
+const READ_BYTES_PER_SECOND = 8e9;
+
+function roughSeconds(
+  checkpoint: Checkpoint,
+  plan: Plan,
+  size: PlanSize,
+  cores: number,
+): { prefill: number; decode: number } {
+  const { spec } = checkpoint;
+  const projections =
+    spec.nLayers *
+    (spec.hidden * spec.headDim * (2 * spec.nHeads + 2 * spec.nKvHeads) + 3 * spec.hidden * spec.ffn);
+  const attention = spec.nLayers * spec.nHeads * spec.headDim * 2 * (size.longestTokens / 2);
+  const flops = 2 * size.prefillTokens * (projections + attention);
+  const kv = 2 * spec.nLayers * spec.nKvHeads * spec.headDim * 4 * size.longestTokens;
+  const calls = size.decodeSteps / Math.max(1, plan.cells.length);
+  const bytes = calls * checkpoint.weightBytes + size.decodeSteps * kv * 0.5;
+  return { prefill: flops / (FLOPS_PER_CORE * cores), decode: bytes / READ_BYTES_PER_SECOND };
+}
+
+/** `--dry-run`: the plan, its size, memory and rough time. Loads no weights and writes nothing. */
+export async function describePlan(evaluation: Evaluation, cores: number): Promise<string> {
+  const { settings, checkpoint, plan } = evaluation;
+  const folder = outputFolder(settings, plan);
+  checkFolderPlan(folder, plan);
+  const have = new Set(readJournal(folder).map((row) => row.key));
+  const size = await measurePlan(plan, (key) => have.has(key));
+  const memory = planMemory(evaluation);
+  checkMemory(memory, settings.maybeNumber('max-memory'));
+  const time = roughSeconds(checkpoint, plan, size, cores);
+  const n = (value: number) => value.toLocaleString('en-US');
+  const lines: [string, string][] = [
+    [
+      'plan',
+      `${plan.task.name} on ${checkpoint.name}, ${plan.task.count} samples x ${plan.cells.length} cells`,
+    ],
+    ['cells', describeCells(plan.cells)],
+    ['preset', presetNote(settings) ?? 'none'],
+    ['rows', `${n(size.rows)}${size.done > 0 ? `, of which ${n(size.done)} are in the journal` : ''}`],
+    ['prefill', `${n(size.prefillTokens)} tokens, once per sample for all cells`],
+    ['decode', `at most ${n(size.decodeSteps)} steps over all branches`],
+    ['memory', `about ${describeMemory(memory)}`],
+    [
+      'time',
+      `roughly ${clock(time.prefill + time.decode)} (prefill ${clock(time.prefill)}, decode ${clock(time.decode)})`,
+    ],
+    ['output', folder],
+  ];
+  return lines.map(([name, value]) => `${name.padEnd(8)} ${value}\n`).join('');
+}

@@ -1,0 +1,361 @@
+/**
+ * The one table of options. From it come the parser, --help, the schema of --config files and the documentation.
+ * A config key, a CSV column and a field in code is the flag's name with underscores.
+ */
+import { METHOD_NAMES, METHODS } from '../../eval/methods.js';
+
+export type CommandName = 'passkey' | 'generate' | 'logits' | 'tokenize' | 'doctor';
+export type OptionType =
+  | 'string'
+  | 'int'
+  | 'number'
+  | 'size'
+  | 'flag'
+  | 'switch'
+  | 'ints'
+  | 'numbers'
+  | 'names';
+export type OptionValue = string | number | boolean | number[] | string[];
+
+export interface OptionSpec {
+  /** Long flag without dashes. */
+  name: string;
+  short?: string;
+  type: OptionType;
+  /** What stands after the flag in --help. */
+  placeholder?: string;
+  default?: OptionValue;
+  choices?: readonly string[];
+  min?: number;
+  max?: number;
+  help: string;
+  section: 'Command' | 'Method' | 'Global';
+  commands: readonly CommandName[];
+  /** Cannot stand in a config file. */
+  cliOnly?: boolean;
+  hidden?: boolean;
+}
+
+const ALL: readonly CommandName[] = ['passkey', 'generate', 'logits', 'tokenize', 'doctor'];
+const RUNS: readonly CommandName[] = ['passkey', 'generate', 'logits'];
+const PASSKEY: readonly CommandName[] = ['passkey'];
+const GENERATE: readonly CommandName[] = ['generate'];
+const LOGITS: readonly CommandName[] = ['logits'];
+const TOKENIZE: readonly CommandName[] = ['tokenize'];
+const ONE_METHOD: readonly CommandName[] = ['generate', 'logits'];
+
+const command = (o: Omit<OptionSpec, 'section'>): OptionSpec => ({ section: 'Command', ...o });
+const method = (
+  o: Omit<OptionSpec, 'section' | 'commands'> & { commands?: readonly CommandName[] },
+): OptionSpec => ({
+  section: 'Method',
+  commands: RUNS,
+  ...o,
+});
+const global = (
+  o: Omit<OptionSpec, 'section' | 'commands'> & { commands?: readonly CommandName[] },
+): OptionSpec => ({
+  section: 'Global',
+  commands: ALL,
+  ...o,
+});
+
+const methodList = METHODS.map((m) => `${m.name}: ${m.help}`).join('; ');
+
+export const OPTIONS: readonly OptionSpec[] = [
+  // passkey
+  command({
+    name: 'context',
+    type: 'int',
+    min: 1,
+    default: 10_000,
+    placeholder: 'TOKENS',
+    commands: PASSKEY,
+    help: 'length of the prompt in tokens',
+  }),
+  command({
+    name: 'samples',
+    type: 'int',
+    min: 1,
+    default: 20,
+    placeholder: 'N',
+    commands: PASSKEY,
+    help: 'prompts per cell; each has its own key and depth',
+  }),
+  command({
+    name: 'depths',
+    type: 'numbers',
+    min: 0,
+    max: 100,
+    placeholder: 'LIST',
+    commands: PASSKEY,
+    help: "depths of the key in percent, used in turn (default: the protocol's floor(100/N)*(i+1))",
+  }),
+  // generate
+  command({
+    name: 'prompt',
+    short: 'p',
+    type: 'string',
+    placeholder: 'TEXT',
+    commands: GENERATE,
+    help: 'text to continue',
+  }),
+  command({
+    name: 'prompt-file',
+    type: 'string',
+    placeholder: 'FILE',
+    commands: GENERATE,
+    help: 'read the prompt from a file (- is standard input)',
+  }),
+  command({
+    name: 'max-tokens',
+    short: 'n',
+    type: 'int',
+    min: 1,
+    default: 128,
+    placeholder: 'N',
+    commands: GENERATE,
+    help: 'generate at most this many tokens',
+  }),
+  command({
+    name: 'temperature',
+    type: 'number',
+    min: 0,
+    default: 0,
+    placeholder: 'T',
+    commands: GENERATE,
+    help: 'sampling temperature; 0 takes the likeliest token',
+  }),
+  command({
+    name: 'top-p',
+    type: 'number',
+    min: 0,
+    max: 1,
+    default: 1,
+    placeholder: 'P',
+    commands: GENERATE,
+    help: 'sample from the likeliest tokens that hold this probability',
+  }),
+  command({
+    name: 'compare',
+    type: 'string',
+    choices: METHOD_NAMES,
+    placeholder: 'METHOD',
+    commands: GENERATE,
+    help: 'run this method too from the same prefill and show where the texts part',
+  }),
+  // logits
+  command({
+    name: 'ids',
+    type: 'string',
+    placeholder: 'FILE.json',
+    commands: LOGITS,
+    help: 'token ids as a JSON array',
+  }),
+  command({
+    name: 'prompt-len',
+    type: 'int',
+    min: 1,
+    placeholder: 'N',
+    commands: LOGITS,
+    help: 'prefill the first N ids densely, feed the rest as decode steps',
+  }),
+  command({
+    name: 'out',
+    short: 'o',
+    type: 'string',
+    placeholder: 'F.safetensors',
+    commands: LOGITS,
+    help: 'file for `logits` [n - N, vocab] and, for selectors, `pages` [steps * sparse layers, heads, K]',
+  }),
+  // tokenize
+  command({ name: 'decode', type: 'flag', commands: TOKENIZE, help: 'from ids (a JSON array) to text' }),
+  command({
+    name: 'file',
+    short: 'f',
+    type: 'string',
+    placeholder: 'FILE',
+    commands: TOKENIZE,
+    help: 'read the input from a file (default: the argument, else standard input)',
+  }),
+  command({
+    name: 'bos',
+    type: 'switch',
+    commands: TOKENIZE,
+    help: 'put the beginning-of-sequence token first, or leave it out (default: as the model does)',
+  }),
+  command({ name: 'special', type: 'flag', commands: TOKENIZE, help: 'with --decode: show special tokens' }),
+  // doctor
+  command({
+    name: 'write-selfcheck',
+    type: 'flag',
+    commands: ['doctor'],
+    hidden: true,
+    cliOnly: true,
+    help: "write the model's expected self-check output",
+  }),
+  // methods
+  method({
+    name: 'method',
+    short: 'm',
+    type: 'names',
+    choices: METHOD_NAMES,
+    default: ['full', 'quest', 'streaming', 'h2o', 'tova'],
+    placeholder: 'LIST',
+    commands: PASSKEY,
+    help: `KV methods, separated by commas. ${methodList}`,
+  }),
+  method({
+    name: 'method',
+    short: 'm',
+    type: 'string',
+    choices: METHOD_NAMES,
+    default: 'quest',
+    placeholder: 'NAME',
+    commands: ONE_METHOD,
+    help: `KV method. ${methodList}`,
+  }),
+  method({
+    name: 'budget',
+    short: 'b',
+    type: 'ints',
+    min: 1,
+    default: [32, 64, 128, 256, 512],
+    placeholder: 'LIST',
+    commands: PASSKEY,
+    help: 'KV budgets in tokens, separated by commas; each method runs at each of them',
+  }),
+  method({
+    name: 'budget',
+    short: 'b',
+    type: 'int',
+    min: 1,
+    default: 1024,
+    placeholder: 'TOKENS',
+    commands: ONE_METHOD,
+    help: 'KV budget in tokens',
+  }),
+  method({
+    name: 'page-size',
+    type: 'int',
+    min: 1,
+    max: 256,
+    default: 16,
+    placeholder: 'TOKENS',
+    help: 'tokens per page of the KV cache',
+  }),
+  method({
+    name: 'skip-layers',
+    type: 'int',
+    min: 0,
+    default: 2,
+    placeholder: 'N',
+    help: 'leave the first N layers dense',
+  }),
+  method({
+    name: 'group',
+    type: 'string',
+    choices: ['max', 'mean', 'head'],
+    default: 'max',
+    placeholder: 'MODE',
+    help: "how `quest` merges the scores of a KV head's query heads; `head` gives each its own pages (`quest-paper` always does)",
+  }),
+  method({
+    name: 'sinks',
+    type: 'int',
+    min: 0,
+    default: 4,
+    placeholder: 'N',
+    help: 'first tokens that `streaming` keeps',
+  }),
+  method({
+    name: 'h2o-prefill',
+    type: 'flag',
+    help: '`h2o` starts from the attention of the prefill, not from zero',
+  }),
+  // global
+  global({
+    name: 'model',
+    type: 'string',
+    default: 'quest-tiny',
+    placeholder: 'REF',
+    help: 'a folder in Hugging Face layout, a hub id in the local cache, or a built-in name',
+  }),
+  global({
+    name: 'device',
+    type: 'string',
+    choices: ['auto', 'cpu'],
+    default: 'auto',
+    placeholder: 'NAME',
+    commands: [...RUNS, 'doctor'],
+    help: 'where to compute',
+  }),
+  global({
+    name: 'threads',
+    type: 'int',
+    min: 0,
+    max: 4096,
+    default: 0,
+    placeholder: 'N',
+    commands: [...RUNS, 'doctor'],
+    help: 'CPU threads; 0 uses all cores. Results do not depend on it',
+  }),
+  global({
+    name: 'seed',
+    type: 'int',
+    min: 0,
+    max: Number.MAX_SAFE_INTEGER,
+    default: 0,
+    placeholder: 'N',
+    commands: ['passkey', 'generate'],
+    help: 'seed of everything random',
+  }),
+  global({
+    name: 'out',
+    short: 'o',
+    type: 'string',
+    placeholder: 'DIR',
+    commands: PASSKEY,
+    help: 'folder for results; the same folder resumes (default: runs/<command>-<hash of the plan>)',
+  }),
+  global({
+    name: 'format',
+    type: 'string',
+    choices: ['table', 'csv', 'json', 'md'],
+    default: 'table',
+    placeholder: 'F',
+    commands: [...RUNS, 'doctor'],
+    help: 'form of the result on standard output',
+  }),
+  global({
+    name: 'max-memory',
+    type: 'size',
+    placeholder: 'SIZE',
+    commands: RUNS,
+    help: 'refuse a run that needs more, e.g. 8G (default: what this machine has free)',
+  }),
+  global({
+    name: 'config',
+    type: 'string',
+    placeholder: 'FILE.yaml',
+    cliOnly: true,
+    help: 'read options from a file; the command line wins',
+  }),
+  global({
+    name: 'dry-run',
+    type: 'flag',
+    cliOnly: true,
+    commands: RUNS,
+    help: 'say what would be done and what it would cost, and stop',
+  }),
+  global({ name: 'quiet', short: 'q', type: 'flag', help: 'no progress and no notes' }),
+  global({ name: 'verbose', short: 'v', type: 'flag', help: 'more notes, and stack traces with errors' }),
+];
+
+/** `skip-layers` -> `skip_layers`. */
+export const configKey = (name: string): string => name.replaceAll('-', '_');
+
+/** The options of one command, in the table's order. */
+export function optionsOf(name: CommandName): OptionSpec[] {
+  return OPTIONS.filter((o) => o.commands.includes(name));
+}

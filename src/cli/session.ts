@@ -1,0 +1,78 @@
+/** What commands that run a model share: open the checkpoint, settle the options, check memory, load. */
+import { type Cell, checkSkipLayers, type MethodSettings, makeCell, makeCells } from '../../eval/methods.js';
+import { QuestError } from '../errors.js';
+import { type Checkpoint, openCheckpoint } from '../model/index.js';
+import type { GroupMode, MethodName } from '../runtime/addon.js';
+import type { Model } from '../runtime/index.js';
+import type { CommandContext } from './commands.js';
+import { checkMemory, describeMemory, type MemoryEstimate } from './memory.js';
+import type { Settings } from './settings.js';
+
+/** Opens `--model` and puts its preset below the other settings. */
+export async function openRun(
+  context: CommandContext,
+): Promise<{ checkpoint: Checkpoint; settings: Settings }> {
+  const checkpoint = await openCheckpoint(context.settings.string('model'));
+  return { checkpoint, settings: context.settings.withPreset(checkpoint.preset) };
+}
+
+/** `skip_layers 0`: what the model's preset has changed, if anything. */
+export function presetNote(settings: Settings): string | undefined {
+  const used = Object.entries(settings.resolved()).filter(([, { source }]) => source === 'model preset');
+  return used.length === 0 ? undefined : used.map(([key, { value }]) => `${key} ${value}`).join(', ');
+}
+
+/** The method options that all cells of a run share. */
+export function methodSettings(settings: Settings): MethodSettings {
+  return {
+    pageSize: settings.number('page-size'),
+    skipLayers: settings.number('skip-layers'),
+    group: settings.string('group') as GroupMode,
+    sinks: settings.number('sinks'),
+    h2oPrefill: settings.flag('h2o-prefill'),
+  };
+}
+
+const TYPED = ['command line', 'config file'];
+
+/** The methods x budgets of a table, checked. */
+export function tableCells(settings: Settings, checkpoint: Checkpoint): Cell[] {
+  const methods = settings.names('method') as MethodName[];
+  if (methods.every((name) => name === 'full') && TYPED.includes(settings.source('budget'))) {
+    throw new QuestError('E_BUDGET', 'full has no budget: it attends every token', {
+      hint: 'leave --budget out, or add a method that has one, e.g. --method full,quest',
+    });
+  }
+  const cells = makeCells(methods, settings.numbers('budget'), methodSettings(settings));
+  checkSkipLayers(cells, checkpoint.spec.nLayers);
+  return cells;
+}
+
+/** One method at the budget of commands that run a single one. */
+export function singleCell(settings: Settings, checkpoint: Checkpoint, method: string): Cell {
+  const cell = makeCell(method as MethodName, settings.number('budget'), methodSettings(settings));
+  checkSkipLayers([cell], checkpoint.spec.nLayers);
+  return cell;
+}
+
+/** Refuses what cannot fit, then loads the weights. */
+export async function loadModel(
+  context: CommandContext,
+  settings: Settings,
+  checkpoint: Checkpoint,
+  memory: MemoryEstimate,
+): Promise<Model> {
+  checkMemory(memory, settings.maybeNumber('max-memory'));
+  const preset = presetNote(settings);
+  if (preset !== undefined) context.out.note(`${checkpoint.name}: ${preset}, from the model's preset`);
+  context.out.detail(`memory: about ${describeMemory(memory)}`);
+  const { Model } = await import('../runtime/index.js');
+  const model = await Model.load(checkpoint.spec, {
+    device: settings.string('device'),
+    threads: settings.number('threads'),
+    signal: context.signal,
+  });
+  const { device, simd, threads } = model.info;
+  context.out.detail(`${checkpoint.name} on ${device}, ${simd}, ${threads} threads`);
+  return model;
+}

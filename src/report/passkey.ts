@@ -1,0 +1,96 @@
+/** The passkey experiment as tables: long form for files, and the shape of the paper's Table 1 for readers. */
+import type { PaperReference } from './paper.js';
+import type { CellResult } from './rows.js';
+import type { Table } from './table.js';
+
+export interface PasskeyReport {
+  modelName: string;
+  contextTokens: number;
+  cells: readonly CellResult[];
+  paper: PaperReference | undefined;
+}
+
+const fixed = (value: number, digits: number): string => value.toFixed(digits);
+
+/** One row per cell with everything that defines and describes it: `table.csv`. No times, so a resumed run gives the same bytes. */
+export function passkeyLongTable(report: PasskeyReport): Table {
+  const keys = [
+    'method',
+    'budget_tokens',
+    'context_tokens',
+    'samples',
+    'accuracy_pct',
+    'ci95',
+    'kv_read_pct',
+    'never_sparse_samples',
+    'skip_layers',
+    'page_size',
+    'group',
+    'sinks',
+    'h2o_prefill',
+    'model',
+    'paper_accuracy_pct',
+  ];
+  return {
+    columns: keys.map((key) => ({ key })),
+    rows: report.cells.map((cell) => [
+      cell.method,
+      cell.budgetTokens,
+      report.contextTokens,
+      cell.samples,
+      fixed(cell.scorePct, 1),
+      cell.ci95.map((value) => fixed(value, 1)).join('-'),
+      fixed(cell.kvReadPct, 2),
+      cell.neverSparse,
+      cell.skipLayers,
+      cell.pageSize,
+      cell.group,
+      cell.sinks,
+      cell.h2oPrefill,
+      report.modelName,
+      report.paper?.accuracyPct(cell.method, cell.budgetTokens),
+    ]),
+  };
+}
+
+/** Methods as rows and budgets as columns; a method without a budget shows its one value in an `all` column. */
+export function passkeyWideTable(report: PasskeyReport): Table {
+  const budgets = [...new Set(report.cells.flatMap((c) => c.budgetTokens ?? []))].sort((a, b) => a - b);
+  const methods = [...new Set(report.cells.map((c) => c.method))];
+  const hasDense = report.cells.some((c) => c.budgetTokens === undefined);
+  const show = (cell: CellResult | undefined): string => {
+    if (cell === undefined) return '';
+    const mark = cell.neverSparse > 0 ? '*' : '';
+    return `${Number(fixed(cell.scorePct, 1))}${mark}`;
+  };
+  const rows: Table['rows'] = [];
+  for (const method of methods) {
+    const own = report.cells.filter((c) => c.method === method);
+    const dense = own.find((c) => c.budgetTokens === undefined);
+    const values = budgets.map((b) => show(own.find((c) => c.budgetTokens === b)));
+    rows.push([own[0]!.label, ...values, ...(hasDense ? [show(dense)] : [])]);
+    const paper = budgets.map((b) => report.paper?.accuracyPct(method, b));
+    if (paper.some((value) => value !== undefined)) {
+      rows.push(['  paper', ...paper, ...(hasDense ? [undefined] : [])]);
+    }
+  }
+  return {
+    columns: [
+      { key: 'method', title: 'accuracy %, budget:' },
+      ...budgets.map((b) => ({ key: String(b), align: 'right' as const })),
+      ...(hasDense ? [{ key: 'all', align: 'right' as const }] : []),
+    ],
+    rows,
+  };
+}
+
+/** What a reader of the table must know about single cells. */
+export function passkeyNotes(report: PasskeyReport): string[] {
+  const notes: string[] = [];
+  for (const cell of report.cells.filter((c) => c.neverSparse > 0)) {
+    notes.push(
+      `* ${cell.method} with budget ${cell.budgetTokens} never attended fewer tokens than the cache held in ${cell.neverSparse} of ${cell.samples} samples: it was the same as full there`,
+    );
+  }
+  return notes;
+}
