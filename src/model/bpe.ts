@@ -70,7 +70,8 @@ function compile(merges: readonly (readonly [string, string])[], ranks: readonly
     joined: new Int32Array(merges.length),
   };
   merges.forEach(([left, right], i) => {
-    const row = (joins.pairs[idOf(left)] ??= new Map());
+    const row = joins.pairs[idOf(left)] ?? new Map<number, number>();
+    joins.pairs[idOf(left)] = row;
     row.set(idOf(right), i);
     joins.joined[i] = idOf(left + right);
   });

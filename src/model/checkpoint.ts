@@ -43,7 +43,7 @@ export interface Checkpoint {
  * Reads headers and indexes only; no tensor bytes. Throws a QuestError that names key, value found and values supported.
  */
 export async function openCheckpoint(ref: string): Promise<Checkpoint> {
-  const { name, dir } = await resolveModel(ref);
+  const { name, dir, repo } = await resolveModel(ref);
   const json = await readJsonObject(path.join(dir, 'config.json'));
   if (!json)
     throw new QuestError('E_MODEL', `${dir} holds no config.json`, {
@@ -63,13 +63,13 @@ export async function openCheckpoint(ref: string): Promise<Checkpoint> {
     weightBytes: weights.bytes,
     fingerprint: await fingerprint(dir, weights),
     eosIds: await findEosIds(dir, config, tokenizer),
-    preset: await findPreset([name, path.basename(dir)]),
+    preset: await findPreset([name, repo ?? name, path.basename(dir)]),
     tokenizer,
   };
 }
 
-/** Folder and name of what `--model` was given. */
-async function resolveModel(ref: string): Promise<{ name: string; dir: string }> {
+/** Folder and name of what `--model` was given; `repo` is a hub id without its revision. */
+async function resolveModel(ref: string): Promise<{ name: string; dir: string; repo?: string }> {
   if (Object.hasOwn(BUILT_IN, ref))
     return { name: ref, dir: path.join(packageRoot(), BUILT_IN[ref] as string) };
   const dir = path.resolve(ref);
@@ -80,7 +80,7 @@ async function resolveModel(ref: string): Promise<{ name: string; dir: string }>
       hint: `try --model ${path.dirname(ref)}`,
     });
   const id = parseHubId(ref);
-  if (id) return { name: ref, dir: await findInHubCache(id) };
+  if (id) return { name: ref, dir: await findInHubCache(id), repo: id.repo };
   throw new QuestError(
     'E_MODEL',
     `no model ${JSON.stringify(ref)}: no such folder, and neither a hub id nor a built-in name`,

@@ -53,6 +53,8 @@ const OPCODES = new Set([
   0x95,
 ]);
 
+const BUILD = 0x62;
+const POP = 0x30;
 const MAX_STRING_BYTES = 1 << 16;
 
 class PickleProblem extends Error {}
@@ -85,8 +87,10 @@ class CheckedReader {
       throw new PickleProblem(
         `it uses opcode 0x${value.toString(16)} at byte ${at}, which torch.save never writes`,
       );
+    // BUILD would set attributes (an OrderedDict's _metadata). They are not needed, so the state is popped instead.
+    const discard = this.atOpcode && value === BUILD;
     this.atOpcode = false;
-    return value;
+    return discard ? POP : value;
   }
 
   bytes(length: number): Uint8Array {

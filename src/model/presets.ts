@@ -29,7 +29,10 @@ export async function loadPresets(
       const checked = schema.safeParse(value);
       if (checked.success) return checked.data;
       const [issue] = checked.error.issues;
-      throw broken(name, `${issue?.path.join('.') || 'the file'}: ${issue?.message}`);
+      throw broken(
+        name,
+        `${issue?.path.join('.') || 'the file'}: ${issue?.message.replace('undefined', 'nothing')}`,
+      );
     }),
   );
 }

@@ -6,7 +6,7 @@ export type DType = 'fp32' | 'fp16' | 'bf16';
 export interface TensorRef {
   /** Index into {@link ModelSpec.files}. */
   file: number;
-  /** Byte offset of the first element from the start of the file. */
+  /** Byte offset of the first element from the start of the file; need not be a multiple of the element's size. */
   offset: number;
   dtype: DType;
   shape: number[];

@@ -126,6 +126,9 @@ export const SPACE_SPLIT = {
   invert: false,
 } as const;
 
+/** Metaspace's own cut: before every `▁`. */
+export const WORD_SPLIT = { ...SPACE_SPLIT, pattern: { Regex: '▁[^▁]*|[^▁]+' } } as const;
+
 /** Whether {@link SPACE_SPLIT} is safe for these merges. */
 export function splitsAtSpaces(merges: Iterable<readonly [string, string]>): boolean {
   for (const [left, right] of merges) if (/[^▁]▁/u.test(left + right)) return false;

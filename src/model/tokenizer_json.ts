@@ -2,7 +2,7 @@
 import { QuestError } from '../errors.js';
 import { base, isObject, type JsonObject, readJsonObject, show } from './fields.js';
 import type { Tokenizer } from './tokenizer.js';
-import { makeTokenizer, SPACE_SPLIT, splitsAtSpaces } from './tokenizer_engine.js';
+import { makeTokenizer, SPACE_SPLIT, splitsAtSpaces, WORD_SPLIT } from './tokenizer_engine.js';
 import { MAX_TOKENIZER_BYTES, type ModelTokenIds, type TokenizerConfig } from './tokenizer_files.js';
 
 interface AddedToken {
@@ -35,13 +35,6 @@ export async function loadTokenizerJson(
   const bosId = template ?? idOf(config.bosToken) ?? model.bosId;
   const eosId = idOf(config.eosToken);
   const isLlama = /^Llama(Tokenizer|TokenizerFast)$/.test(config.className ?? '');
-  const plainModel = json.model as JsonObject;
-  const splittable =
-    (json.pre_tokenizer ?? null) === null &&
-    !plainModel.ignore_merges &&
-    !plainModel.continuing_subword_prefix &&
-    !plainModel.end_of_word_suffix &&
-    splitsAtSpaces(merges);
   let largest = -1;
   for (const id of Object.values(vocab)) largest = Math.max(largest, id);
   for (const { id } of added) largest = Math.max(largest, id);
@@ -50,7 +43,7 @@ export async function loadTokenizerJson(
       ...json,
       added_tokens: added,
       normalizer: json.normalizer ?? null,
-      pre_tokenizer: splittable ? SPACE_SPLIT : (json.pre_tokenizer ?? null),
+      pre_tokenizer: preTokenizer(json, merges),
       // BOS is added by us; templates would only repeat it.
       post_processor: null,
       decoder: json.decoder ?? null,
@@ -64,6 +57,22 @@ export async function loadTokenizerJson(
     specialIds: new Set(added.filter(({ special }) => special).map(({ id }) => id)),
     badBytes: 'run',
   });
+}
+
+/**
+ * The file's pre-tokenizer. Where it leaves the text whole, a cut that changes no id makes it fast; where it is a Metaspace,
+ * its cut before every `▁` is spelt out, since the library does not make it.
+ */
+function preTokenizer(json: JsonObject, merges: [string, string][]): unknown {
+  const own = json.pre_tokenizer ?? null;
+  const model = json.model as JsonObject;
+  const whole = !model.ignore_merges && !model.continuing_subword_prefix && !model.end_of_word_suffix;
+  const cut = whole && splitsAtSpaces(merges) ? [SPACE_SPLIT] : [];
+  if (own === null) return cut[0] ?? null;
+  if (!isObject(own) || own.type !== 'Metaspace') return own;
+  const { replacement = '▁', split = true } = own;
+  if (replacement !== '▁') return own;
+  return { type: 'Sequence', pretokenizers: [own, ...(split ? [WORD_SPLIT] : cut)] };
 }
 
 function broken(source: string, what: string): QuestError {
@@ -81,7 +90,7 @@ function checkModel(
   if (model.type !== undefined && model.type !== 'BPE')
     throw broken(source, `model.type is ${show(model.type)}; supported: "BPE"`);
   const { vocab, merges } = model;
-  if (!isObject(vocab) || !Object.values(vocab).every((id) => Number.isInteger(id) && (id as number) >= 0))
+  if (!isObject(vocab) || !Object.values(vocab).every((id) => isTokenId(id)))
     throw broken(source, 'model.vocab is not an object of token ids');
   if (!Array.isArray(merges))
     throw broken(source, `model.merges is ${show(merges)}; supported: a list of pairs`);
@@ -100,15 +109,13 @@ function checkAddedTokens(json: JsonObject, source: string): AddedToken[] {
   const added = json.added_tokens ?? [];
   if (!Array.isArray(added)) throw broken(source, `added_tokens is ${show(added)}; supported: a list`);
   for (const token of added)
-    if (
-      !isObject(token) ||
-      !Number.isInteger(token.id) ||
-      (token.id as number) < 0 ||
-      typeof token.content !== 'string' ||
-      token.content === ''
-    )
+    if (!isObject(token) || !isTokenId(token.id) || typeof token.content !== 'string' || token.content === '')
       throw broken(source, 'added_tokens holds an entry without id or content');
   return added as unknown as AddedToken[];
+}
+
+function isTokenId(id: unknown): boolean {
+  return Number.isInteger(id) && (id as number) >= 0 && (id as number) <= 0x7fffffff;
 }
 
 function ownId(vocab: Record<string, number>, text: string): number | undefined {

@@ -76,18 +76,12 @@ function describe(file: string, zip: ZipFile, entry: Entry): ZipEntry {
         `zip entry ${show(name)} is compressed (method ${entry.compressionMethod}); supported: stored entries, as torch.save writes them`,
       );
     if (entry.isEncrypted()) throw brokenZip(file, `zip entry ${show(name)} is encrypted`);
-    let start: number;
     try {
-      start = (await zip.readLocalFileHeaderPromise(entry, { minimal: true })).fileDataStart;
+      // Also checks that the entry ends before the archive does.
+      return (await zip.readLocalFileHeaderPromise(entry, { minimal: true })).fileDataStart;
     } catch (cause) {
       throw brokenZip(file, `zip entry ${show(name)} has a broken header (${reasonOf(cause)})`, cause);
     }
-    if (start + entry.uncompressedSize > zip.fileSize)
-      throw brokenZip(
-        file,
-        `zip entry ${show(name)} ends at byte ${start + entry.uncompressedSize}, but the file has ${zip.fileSize}`,
-      );
-    return start;
   };
   const read = async (limit: number) => {
     if (entry.uncompressedSize > limit)
