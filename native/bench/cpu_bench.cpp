@@ -8,8 +8,11 @@
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
-#include <cstring>
+#include <exception>
+#include <functional>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "bench/cpu_cases.h"
 #include "bench/cpu_peak.h"

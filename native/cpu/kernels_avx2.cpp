@@ -26,8 +26,9 @@ constexpr int kFewColumns2 = 4;
 constexpr int kFewColumns3 = 4;
 constexpr int kFewColumns4 = 3;
 constexpr int kKeyVectors = 2;
-constexpr int kQueryTile = 3;
-constexpr int kAxpyRows = 3;
+constexpr int kQueryTile = 4;
+constexpr int kAxpyRows = 6;
+constexpr int kAxpyVectors = 2;
 
 inline __m256i first(int count) {
   alignas(32) static const int32_t ones[16] = {-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0};

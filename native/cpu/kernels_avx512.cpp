@@ -28,13 +28,14 @@ using V = __m512;
 constexpr int kLanes = 16;
 constexpr int kTileRows = 4;
 constexpr int kTileColumns = 6;
-constexpr int kFewColumns1 = 16;
+constexpr int kFewColumns1 = 8;
 constexpr int kFewColumns2 = 8;
-constexpr int kFewColumns3 = 5;
-constexpr int kFewColumns4 = 4;
+constexpr int kFewColumns3 = 8;
+constexpr int kFewColumns4 = 6;
 constexpr int kKeyVectors = 1;
-constexpr int kQueryTile = 8;
-constexpr int kAxpyRows = 4;
+constexpr int kQueryTile = 16;
+constexpr int kAxpyRows = 6;
+constexpr int kAxpyVectors = 4;
 
 inline __mmask16 first(int count) { return static_cast<__mmask16>((1u << count) - 1u); }
 

@@ -22,8 +22,9 @@ constexpr int kFewColumns2 = 4;
 constexpr int kFewColumns3 = 4;
 constexpr int kFewColumns4 = 3;
 constexpr int kKeyVectors = 2;
-constexpr int kQueryTile = 3;
-constexpr int kAxpyRows = 2;
+constexpr int kQueryTile = 4;
+constexpr int kAxpyRows = 4;
+constexpr int kAxpyVectors = 2;
 
 #if defined(__clang__)
 #define QUEST_SHUFFLE(a, b, i, j, k, l) __builtin_shufflevector(a, b, i, j, k, l)

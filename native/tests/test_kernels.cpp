@@ -2,6 +2,7 @@
 // bit for bit against itself, cut into smaller calls.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
@@ -9,6 +10,9 @@
 #include <memory>
 #include <random>
 #include <stdexcept>
+#include <string>
+#include <tuple>
+#include <vector>
 
 #include "bench/cpu_cases.h"
 #include "cpu/kernels.h"
@@ -246,26 +250,27 @@ TEST(KernelsCheck, GemmComparerSeesOneDroppedTermAndOneWrongElement) {
 }
 
 TEST_P(KernelsTest, GemmBitsDoNotDependOnTheCall) {
-  for (const DType dtype : kDTypes) {
-    for (const int64_t k : {1, 24, 96, 1000, 2500}) {
-      SCOPED_TRACE(testing::Message() << "k " << k << ' ' << dtype_name(dtype));
-      const int64_t m = 133, n = 203;
-      const Matrix x = Matrix::random(m, k, k + 1);
-      const Weights w = Weights::random(dtype, n * k);
-      for (const bool add : {false, true}) {
-        const Matrix start = Matrix::random(m, n, n + 3);
-        Matrix whole = start;
-        run_gemm(kernels(), x, 0, m, w, 0, n, k, add, whole);
-        for (const int64_t rows : {1, 2, 3, 4, 5, 64}) {
-          Matrix parts = start;
-          for (int64_t i = 0; i < m; i += rows) {
-            for (const auto& [j, columns] : {std::pair<int64_t, int64_t>{0, 1}, {1, 76}, {77, 126}}) {
-              run_gemm(kernels(), x, i, std::min(rows, m - i), w, j, columns, k, add, parts);
-            }
-          }
-          EXPECT_EQ(count_different_bits(whole, parts), 0) << rows << " rows at a time";
+  const std::tuple<int64_t, DType, bool> cases[] = {{1, DType::fp32, false},
+                                                    {24, DType::bf16, true},
+                                                    {96, DType::fp16, false},
+                                                    {1000, DType::fp32, true},
+                                                    {2500, DType::fp16, false}};
+  for (const auto& [k, dtype, add] : cases) {
+    SCOPED_TRACE(testing::Message() << "k " << k << ' ' << dtype_name(dtype));
+    const int64_t m = 133, n = 203;
+    const Matrix x = Matrix::random(m, k, k + 1);
+    const Weights w = Weights::random(dtype, n * k);
+    const Matrix start = Matrix::random(m, n, n + 3);
+    Matrix whole = start;
+    run_gemm(kernels(), x, 0, m, w, 0, n, k, add, whole);
+    for (const int64_t rows : {1, 2, 3, 4, 5, 64}) {
+      Matrix parts = start;
+      for (int64_t i = 0; i < m; i += rows) {
+        for (const auto& [j, columns] : {std::pair<int64_t, int64_t>{0, 1}, {1, 76}, {77, 126}}) {
+          run_gemm(kernels(), x, i, std::min(rows, m - i), w, j, columns, k, add, parts);
         }
       }
+      EXPECT_EQ(count_different_bits(whole, parts), 0) << rows << " rows at a time";
     }
   }
 }

@@ -1,0 +1,327 @@
+// Times the GPU kernels and whole decode steps, as CUDA graphs with cold L2, and prints a table.
+//
+//   quest_cuda_bench [bandwidth] [attention] [gemv] [gemm] [prefill] [e2e]      all but e2e when none is named
+//
+// Attention runs over several copies of a layer in turn, so that no cache line of one is left from the last time. Times are
+// the median of repeats of a graph, divided by the copies in it; the spread is (maximum - minimum) / median. Percentages are
+// of the read bandwidth measured in the same run.
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstring>
+#include <functional>
+#include <numeric>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "cuda/blas.h"
+#include "cuda/forward.h"
+
+using namespace quest;
+using namespace quest::cuda;
+
+namespace {
+
+int sms = 0;
+double read_bandwidth = 0;  // bytes per second
+cudaStream_t stream = nullptr;
+bool overlap = true;
+Launch here() { return {stream, overlap}; }
+
+struct Timing {
+  double us, spread;
+};
+
+// Median time of one unit of `work`, which enqueues `units` of them.
+Timing time_graph(int units, const std::function<void()>& work, int repeats = 15) {
+  work();
+  check(cudaStreamSynchronize(stream), "warm-up");
+  cudaGraph_t graph;
+  cudaGraphExec_t exec;
+  check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "capture");
+  work();
+  check(cudaStreamEndCapture(stream, &graph), "capture");
+  check(cudaGraphInstantiate(&exec, graph, 0), "instantiate");
+  cudaEvent_t begin, end;
+  cudaEventCreate(&begin);
+  cudaEventCreate(&end);
+  std::vector<double> times;
+  for (int i = 0; i < repeats + 2; ++i) {
+    cudaEventRecord(begin, stream);
+    check(cudaGraphLaunch(exec, stream), "graph");
+    cudaEventRecord(end, stream);
+    check(cudaEventSynchronize(end), "graph");
+    float ms = 0;
+    cudaEventElapsedTime(&ms, begin, end);
+    if (i >= 2) times.push_back(ms * 1000.0 / units);
+  }
+  cudaGraphExecDestroy(exec);
+  cudaGraphDestroy(graph);
+  cudaEventDestroy(begin);
+  cudaEventDestroy(end);
+  std::sort(times.begin(), times.end());
+  const double median = times[times.size() / 2];
+  return {median, (times.back() - times.front()) / median};
+}
+
+void print(const char* what, const std::string& shape, Timing t, double bytes, double flops = 0) {
+  std::printf("%-28s %-44s %9.2f us  +-%4.1f%%", what, shape.c_str(), t.us, 100 * t.spread);
+  if (bytes > 0) std::printf("  %8.1f MB  %6.1f%% of read bandwidth", bytes / 1e6, 100 * bytes / t.us * 1e6 / read_bandwidth);
+  if (flops > 0) std::printf("  %6.0f TFLOP/s", flops / t.us / 1e6);
+  std::printf("\n");
+  std::fflush(stdout);
+}
+
+void fill(void* out, int64_t n, float scale, uint32_t seed) { fill_random({out, n, scale, 0, false, Half::fp16, seed}, here()); }
+
+void bandwidth() {
+  const int64_t bytes = int64_t{2} << 30;
+  Buffer<uint16_t> data(static_cast<size_t>(bytes / 2));
+  Buffer<uint32_t> sink(1);
+  fill(data.get(), bytes / 2, 1, 1);
+  const Timing t = time_graph(1, [&] { read_all({data.get(), bytes, sink.get(), sms}, here()); });
+  read_bandwidth = static_cast<double>(bytes) / t.us * 1e6;
+  std::printf("%-28s %-44s %9.2f us  +-%4.1f%%  %.0f GB/s\n", "read", "2 GiB", t.us, 100 * t.spread, read_bandwidth / 1e9);
+}
+
+// One layer's attention at one context, in every way it can be read.
+void attention(int heads, int kv_heads, int context, const std::vector<int>& budgets) {
+  const int d = 128, page = 16, pages = context / page;
+  const int64_t kv_elements = int64_t{pages} * kv_heads * 2 * page * d, meta_elements = int64_t{pages} * kv_heads * 2 * d;
+  // Enough copies that the smallest read, once around, is four times the L2 of 50 MB.
+  const double smallest = 2.0 * 2 * d * kv_heads * (budgets[0] + pages);
+  const int copies = std::clamp(static_cast<int>(200e6 / smallest) + 1, 2, 24);
+  Buffer<uint16_t> kv(static_cast<size_t>(kv_elements * copies)), metadata(static_cast<size_t>(meta_elements * copies));
+  fill(kv.get(), kv_elements * copies, 1, 1);
+  fill(metadata.get(), meta_elements * copies, 1, 2);
+  Buffer<uint16_t> q(static_cast<size_t>(heads * d)), out(static_cast<size_t>(heads * d));
+  fill(q.get(), heads * d, 1, 3);
+  std::vector<int32_t> table(static_cast<size_t>(pages));
+  std::iota(table.begin(), table.end(), 0);
+  std::shuffle(table.begin(), table.end(), std::mt19937(7));
+  Buffer<int32_t> device_table(table.size());
+  check(cudaMemcpy(device_table.get(), table.data(), table.size() * 4, cudaMemcpyHostToDevice), "table");
+  Buffer<float> scores(static_cast<size_t>(kv_heads * pages)), partials(static_cast<size_t>(heads) * kDecodePartials * (d + 2));
+  Buffer<unsigned> arrivals(static_cast<size_t>(heads));
+  check(cudaMemset(arrivals.get(), 0, arrivals.size() * 4), "arrivals");
+  Buffer<DecodeRow> rows(2);  // dense, sparse
+  const DecodeShape shape{5, heads, kv_heads, d, 4, kv_heads, Half::fp16};
+  const std::string name = std::to_string(context / 1024) + "K " + std::to_string(heads) + "/" + std::to_string(kv_heads);
+  const int splits = decode_splits(shape, 1, sms), blocks = estimate_blocks(shape, 1, pages, sms);
+  Buffer<int32_t> lists(static_cast<size_t>(kv_heads) * 512);
+
+  const auto decode = [&](const DecodeRow* row, int copy, int k) {
+    decode_attention({row, 1, shape, q.get(), heads * d, nullptr, kv.get() + copy * kv_elements, lists.get(), k, out.get(), false, splits,
+                      partials.get(), arrivals.get(), nullptr, 0, nullptr},
+                     here());
+  };
+  const auto score = [&](int copy) {
+    estimate({rows.get() + 1, 1, shape, q.get(), heads * d, metadata.get() + copy * meta_elements, kv.get(), pages, scores.get(), pages, blocks}, here());
+  };
+  const auto select = [&](int k) {
+    top_k({rows.get() + 1, 1, shape, scores.get(), pages, pages, lists.get(), k, nullptr}, here());
+  };
+  const auto each_copy = [&](auto&& f) {
+    return time_graph(copies, [&] {
+      for (int c = 0; c < copies; ++c) f(c);
+    });
+  };
+  const double token_bytes = 2.0 * 2 * d * kv_heads;
+  Timing dense{0, 0};
+  for (int budget : budgets) {
+    const int k = budget / page;
+    DecodeRow row{};
+    row.table = device_table.get();
+    row.n = context;
+    row.reading = Reading::dense;
+    DecodeRow sparse = row;
+    sparse.reading = Reading::selector;
+    sparse.list_pages = k;
+    const DecodeRow both[] = {row, sparse};
+    check(cudaMemcpy(rows.get(), both, sizeof(both), cudaMemcpyHostToDevice), "rows");
+    if (budget == budgets[0]) {
+      dense = each_copy([&](int c) { decode(rows.get(), c, 1); });
+      print("dense attention", name + ", " + std::to_string(splits) + " splits", dense, token_bytes * context);
+      print("estimate", name + ", " + std::to_string(blocks) + " blocks", each_copy(score), token_bytes * pages);
+    }
+    const std::string with = name + ", budget " + std::to_string(budget);
+    print("top-k", with, each_copy([&](int) { select(k); }), 0);
+    print("sparse attention", with, each_copy([&](int c) { decode(rows.get() + 1, c, k); }), token_bytes * budget);
+    const Timing chain = each_copy([&](int c) {
+      score(c);
+      select(k);
+      decode(rows.get() + 1, c, k);
+    });
+    print("estimate + top-k + attention", with, chain, token_bytes * (budget + pages));
+    std::printf("%-28s %-44s %9.2f x over dense\n", "", with.c_str(), dense.us / chain.us);
+  }
+}
+
+void matrices(bool single) {
+  struct Shape {
+    const char* name;
+    int n, k;
+    Epilogue epilogue;
+  };
+  const Shape shapes[] = {{"qkv 7B", 12288, 4096, Epilogue::half}, {"o 7B", 4096, 4096, Epilogue::residual}, {"gate_up 7B", 22016, 4096, Epilogue::silu_mul},
+                          {"down 7B", 4096, 11008, Epilogue::residual}, {"lm_head 7B", 32000, 4096, Epilogue::fp32}};
+  const int rows_of[] = {1, 8, 2048};
+  Blas blas;
+  if (!single) std::printf("matrix products of many rows: %s\n", blas.name());
+  for (const Shape& s : shapes) {
+    const int copies = single ? 4 : 1;
+    Buffer<uint16_t> weight(static_cast<size_t>(s.n) * static_cast<size_t>(s.k) * static_cast<size_t>(copies));
+    Buffer<uint16_t> in(static_cast<size_t>(2048) * static_cast<size_t>(s.k));
+    Buffer<float> x(static_cast<size_t>(2048) * static_cast<size_t>(std::max(s.n, s.k))), norm(static_cast<size_t>(s.k));
+    fill(weight.get(), static_cast<int64_t>(weight.size()), 0.02f, 1);
+    fill(in.get(), static_cast<int64_t>(in.size()), 1, 2);
+    fill_random({x.get(), static_cast<int64_t>(x.size()), 1, 0, true, Half::fp16, 3}, here());
+    fill_random({norm.get(), s.k, 0, 1, true, Half::fp16, 3}, here());
+    const double bytes = 2.0 * s.n * s.k;
+    for (int rows : rows_of) {
+      const double flops = 2.0 * rows * s.n * s.k;
+      const std::string shape = std::to_string(rows) + " x " + std::to_string(s.n) + " x " + std::to_string(s.k);
+      if (single && rows <= kGemvRows) {
+        const bool normed = s.epilogue == Epilogue::half || s.epilogue == Epilogue::silu_mul;
+        Buffer<float> out(static_cast<size_t>(rows) * static_cast<size_t>(s.n));
+        const Timing t = time_graph(copies, [&] {
+          for (int c = 0; c < copies; ++c) {
+            gemv({normed ? nullptr : in.get(), normed ? x.get() : nullptr, norm.get(), 1e-5f, weight.get() + static_cast<int64_t>(c) * s.n * s.k, out.get(),
+                  rows, s.n, s.k, s.epilogue, Half::fp16, sms},
+                 here());
+          }
+        });
+        print(("gemv " + std::string(s.name)).c_str(), shape, t, bytes);
+      }
+      if (!single && rows > kGemvRows && s.epilogue != Epilogue::fp32) {
+        const Epilogue e = s.epilogue == Epilogue::silu_mul ? Epilogue::half : s.epilogue;
+        Buffer<uint16_t> half_out(static_cast<size_t>(rows) * static_cast<size_t>(s.n));
+        void* out = e == Epilogue::half ? static_cast<void*>(half_out.get()) : x.get();
+        const GemmParams p{in.get(), weight.get(), out, rows, s.n, s.k, e, Half::fp16};
+        print(("gemm " + std::string(s.name) + " (own)").c_str(), shape, time_graph(1, [&] { gemm(p, here()); }, 7), 0, flops);
+        if (blas.available()) print(("gemm " + std::string(s.name) + " (cuBLAS)").c_str(), shape, time_graph(1, [&] { blas.product(p, here()); }, 7), 0, flops);
+      }
+    }
+  }
+}
+
+void prefill_shapes() {
+  for (const auto& [heads, kv_heads] : {std::pair{32, 32}, std::pair{32, 8}}) {
+    const int d = 128, page = 16, context = 32768, rows = 2048, pages = context / page;
+    Buffer<uint16_t> kv(static_cast<size_t>(pages) * static_cast<size_t>(kv_heads * 2 * page * d)), q(static_cast<size_t>(rows * heads * d)),
+        out(static_cast<size_t>(rows * heads * d));
+    fill(kv.get(), static_cast<int64_t>(kv.size()), 1, 1);
+    fill(q.get(), static_cast<int64_t>(q.size()), 1, 2);
+    std::vector<int32_t> table(static_cast<size_t>(pages));
+    std::iota(table.begin(), table.end(), 0);
+    Buffer<int32_t> device_table(table.size());
+    check(cudaMemcpy(device_table.get(), table.data(), table.size() * 4, cudaMemcpyHostToDevice), "table");
+    for (int base : {0, context - rows}) {
+      const double keys = rows * (base + (rows + 1) / 2.0);
+      print("prefill attention", std::to_string(heads) + "/" + std::to_string(kv_heads) + ", 2048 rows after " + std::to_string(base),
+            time_graph(1, [&] { prefill_attention({q.get(), heads * d, kv.get(), device_table.get(), out.get(), rows, base, heads, kv_heads, d, page, Half::fp16}, here()); }, 7),
+            0, 4.0 * d * heads * keys);
+    }
+  }
+}
+
+ModelSpec model(const std::string& name, int64_t context) {
+  ModelSpec s;
+  const bool seven = name == "llama2-7b";
+  s.n_layers = 32;
+  s.hidden = 4096;
+  s.n_heads = 32;
+  s.n_kv_heads = seven ? 32 : 8;
+  s.head_dim = 128;
+  s.ffn = seven ? 11008 : 14336;
+  s.vocab = seven ? 32000 : 128256;
+  s.max_context = context;
+  for (int i = 0; i < 64; ++i) s.inv_freq.push_back(std::pow(10000.0f, -static_cast<float>(i) / 64));
+  return s;
+}
+
+// Prefill and decode of a whole random model through the executor's own passes.
+void end_to_end(const std::string& name, int64_t context, const std::vector<int>& budgets) {
+  const int64_t steps = 96;
+  const ModelSpec spec = model(name, context + steps + 64);
+  DeviceWeights weights(spec, Half::fp16, stream);
+  check(cudaStreamSynchronize(stream), "weights");
+  Forward forward(spec, weights, stream);
+  auto pool = std::make_shared<KvPool>(spec, 16, spec.max_context + 4096);
+  auto base = std::make_shared<CudaBranch>(pool);
+  const JobControl job;
+  std::vector<int32_t> ids(static_cast<size_t>(context));
+  std::mt19937 random(1);
+  for (int32_t& id : ids) id = static_cast<int32_t>(random() % static_cast<unsigned>(spec.vocab));
+  using Clock = std::chrono::steady_clock;
+  const auto seconds = [](Clock::time_point from) { return std::chrono::duration<double>(Clock::now() - from).count(); };
+  auto start = Clock::now();
+  for (int64_t at = 0; at < context; at += kMaxRows) {
+    Work w;
+    w.branch = base.get();
+    w.ids = std::span(ids).subspan(static_cast<size_t>(at), static_cast<size_t>(std::min(kMaxRows, context - at)));
+    w.prefill = true;
+    w.keep_last = at + kMaxRows >= context;
+    forward.run({&w, 1}, job);
+  }
+  std::printf("%s, %lldK: prefill %.3f s (%s)\n", name.c_str(), static_cast<long long>(context / 1024), seconds(start), forward.matrix_library());
+  const double weight_bytes = static_cast<double>(weights.bytes()) - 2.0 * static_cast<double>(spec.vocab * spec.hidden);
+  for (int budget : budgets) {
+    auto branch = std::make_shared<CudaBranch>(*base);
+    branch->method.method = budget > 0 ? Method::quest : Method::full;
+    branch->method.budget_tokens = budget;
+    CudaBranch* b = branch.get();
+    int32_t id = 1;
+    std::vector<double> times;
+    for (int64_t i = 0; i < steps; ++i) {
+      start = Clock::now();
+      forward.step({&b, 1}, {&id, 1}, job);
+      if (i >= 8) times.push_back(seconds(start) * 1000);
+    }
+    std::sort(times.begin(), times.end());
+    const double ms = times[times.size() / 2];
+    const double kv = 512.0 * static_cast<double>(spec.n_kv_heads);  // K and V of a token in a layer, or a page's metadata
+    const double n = static_cast<double>(context);
+    const double bytes = weight_bytes + kv * (budget > 0 ? 2 * n + 30 * (budget + n / 16) : 32 * n);
+    std::printf("%s, %lldK, %s: %.3f ms per token (%.3f to %.3f), %.2f GB, %.1f%% of read bandwidth\n", name.c_str(), static_cast<long long>(context / 1024),
+                budget > 0 ? ("quest " + std::to_string(budget)).c_str() : "full", ms, times.front(), times.back(), bytes / 1e9,
+                100 * bytes / (ms / 1000) / read_bandwidth);
+    std::fflush(stdout);
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  try {
+    std::vector<std::string> what(argv + 1, argv + argc);
+    const auto wanted = [&](const char* name) {
+      return std::find(what.begin(), what.end(), name) != what.end() || (what.empty() && std::strcmp(name, "e2e") != 0);
+    };
+    check(cudaSetDevice(0), "cudaSetDevice");
+    cudaDeviceProp properties{};
+    check(cudaGetDeviceProperties(&properties, 0), "cudaGetDeviceProperties");
+    check(cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, 0), "cudaDeviceGetAttribute");
+    check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreate");
+    overlap = properties.major >= 9 && !(std::getenv("QUEST_CUDA_OVERLAP") && std::getenv("QUEST_CUDA_OVERLAP")[0] == '0');
+    std::printf("%s, %d multiprocessors, programmatic launch %s\n", properties.name, sms, overlap ? "on" : "off");
+    bandwidth();
+    if (wanted("attention")) {
+      for (int context : {8192, 32768, 131072}) attention(32, 32, context, {2048, 4096});
+      for (int context : {32768, 131072}) attention(32, 8, context, {2048, 4096});
+    }
+    if (wanted("gemv")) matrices(true);
+    if (wanted("gemm")) matrices(false);
+    if (wanted("prefill")) prefill_shapes();
+    if (wanted("e2e")) {
+      end_to_end("llama2-7b", 32768, {0, 1024, 2048, 4096});
+      end_to_end("llama2-7b", 8192, {0, 2048});
+      end_to_end("llama3.1-8b", 131072, {0, 2048, 4096});
+    }
+  } catch (const Error& e) {
+    std::fprintf(stderr, "%s: %s %s\n", e.code.c_str(), e.what(), e.hint.c_str());
+    return 1;
+  }
+  return 0;
+}
