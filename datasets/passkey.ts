@@ -131,7 +131,14 @@ export function createPasskeyDataset(options: PasskeyOptions, encode: Encode) {
   };
 
   const minimumChars = Math.max(0, QUESTION_CHARS + 1 - passkeyPrompt(MAX_PASSKEY, 0, 0).length + 8);
-  let lastChars = 0;
+  let firstGuess: number | undefined;
+  /** The same for all samples and independent of their order, so that an item never depends on the ones before it. */
+  const startChars = (): number => {
+    if (firstGuess !== undefined) return firstGuess;
+    const spare = contextTokens - encodePrompt(passkeyPrompt(MAX_PASSKEY, minimumChars, 50), encode).tokens;
+    firstGuess = minimumChars + Math.max(0, Math.floor((spare * PERIOD) / tokensPerPeriod()));
+    return firstGuess;
+  };
 
   return {
     samples,
@@ -142,9 +149,7 @@ export function createPasskeyDataset(options: PasskeyOptions, encode: Encode) {
     item(index: number): PasskeyItem {
       const key = passkeyKey(seed, index);
       const depthPct = passkeyDepth(samples, index, depths);
-      const guess = Math.floor((contextTokens * PERIOD) / tokensPerPeriod());
-      const start = Math.max(minimumChars, lastChars || guess);
-      let found = search((chars) => estimate(key, chars, depthPct), start);
+      let found = search((chars) => estimate(key, chars, depthPct), startChars());
       const full = (chars: number) => encodePrompt(passkeyPrompt(key, chars, depthPct), encode);
       let counted = found.chars < 0 ? undefined : full(found.chars);
       if (counted !== undefined && counted.tokens !== found.tokens) {
@@ -161,7 +166,6 @@ export function createPasskeyDataset(options: PasskeyOptions, encode: Encode) {
           },
         );
       }
-      lastChars = found.chars;
       return { index, key, depthPct, garbageChars: found.chars, ...counted };
     },
   };

@@ -114,6 +114,12 @@ export function openJournal(folder: string, note: (text: string) => void): Journ
     throw outputError(error, path);
   }
   try {
+    if (!fstatSync(fd).isFile()) {
+      throw new QuestError('E_OUTPUT', `${path} is not a regular file`, {
+        hint: 'use another --out',
+        exitCode: 3,
+      });
+    }
     const parsed = parseJournal(readFileSync(path), path);
     if (parsed.torn !== undefined) {
       const aside = `${path}.torn`;

@@ -82,6 +82,14 @@ export const METHODS: readonly MethodDefinition[] = [
     fields: ['skip_layers'],
     minBudget: () => ({ tokens: 1, why: 'the current token must be kept' }),
   },
+  {
+    name: 'oracle',
+    label: 'Oracle',
+    kind: 'selector',
+    help: 'for analysis: attends the tokens with the highest true logits, which takes reading all keys',
+    fields: ['skip_layers'],
+    minBudget: () => ({ tokens: 1, why: 'one token must be attended' }),
+  },
 ];
 
 export const METHOD_NAMES = METHODS.map((m) => m.name);
@@ -165,4 +173,29 @@ export function cellOptions(cell: Cell): Record<string, string | number | boolea
 export function cellName(cell: Cell): string {
   const def = methodDefinition(cell.method.method);
   return def.minBudget === undefined ? def.name : `${def.name} ${cell.method.budgetTokens}`;
+}
+
+/** The share of a cache of `tokens` that one decode step reads, roughly: for estimates of cost. */
+export function estimatedReadShare(cell: Cell, tokens: number, nLayers: number): number {
+  const { kind } = methodDefinition(cell.method.method);
+  const { budgetTokens, skipLayers } = cell.method;
+  if (kind === 'dense' || cell.method.method === 'oracle') return 1;
+  const metadata = kind === 'selector' ? 1 / cell.pageSize : 0;
+  const sparse = Math.min(1, budgetTokens / tokens + metadata);
+  const dense = Math.min(1, skipLayers / nLayers);
+  return dense + (1 - dense) * sparse;
+}
+
+/** Budgets that mean something else than they seem to, in words. */
+export function budgetNotes(cells: readonly Cell[]): string[] {
+  return cells.flatMap((cell) => {
+    const { method, pageSize } = cell;
+    if (!methodDefinition(method.method).fields.includes('page_size')) return [];
+    const pages = Math.max(
+      method.method === 'quest-paper' ? 3 : 1,
+      Math.floor(method.budgetTokens / pageSize),
+    );
+    if (pages * pageSize === method.budgetTokens) return [];
+    return [`${cellName(cell)} reads ${pages} pages of ${pageSize} tokens, ${pages * pageSize} in all`];
+  });
 }

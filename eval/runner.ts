@@ -16,6 +16,8 @@ export interface RunnerProgress {
   fraction: number;
   total: number;
   phase: 'reuse' | 'prefill' | 'question' | 'answer';
+  /** Says more than sample number and phase, where a task wants it. */
+  label?: string;
 }
 
 export interface RunnerOptions {
@@ -57,7 +59,8 @@ export async function runPlan(options: RunnerOptions): Promise<RowGrid> {
     }
     grid.push(plan.cells.map((cell) => journal.get(keyOf(cell))!));
     checkDevices(grid[index]!, model);
-    onProgress?.({ items: index + 1, fraction: 0, total, phase: 'reuse' });
+    // Reused rows do not count towards the speed.
+    if (missing.length === 0) onProgress?.({ items: index + 1, fraction: 0, total, phase: 'reuse' });
   }
   return grid;
 }

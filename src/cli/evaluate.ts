@@ -3,7 +3,7 @@ import { existsSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { openJournal, readJournal } from '../../eval/journal.js';
 import { lockFolder } from '../../eval/lock.js';
-import { type Cell, methodDefinition } from '../../eval/methods.js';
+import { budgetNotes, type Cell, estimatedReadShare, methodDefinition } from '../../eval/methods.js';
 import {
   checkFolderPlan,
   describeCells,
@@ -20,7 +20,7 @@ import { ensureFolder, outputError } from '../report/files.js';
 import type { Model } from '../runtime/index.js';
 import type { CommandContext } from './commands.js';
 import { checkMemory, describeMemory, estimateMemory, type MemoryEstimate } from './memory.js';
-import { clock, startProgress } from './progress.js';
+import { clock, type Progress, startProgress } from './progress.js';
 import { loadModel, presetNote } from './session.js';
 import type { Settings } from './settings.js';
 
@@ -99,9 +99,10 @@ export async function evaluate(
     out.note(
       `${plan.task.name}: ${plan.task.count} samples x ${plan.cells.length} cells (${describeCells(plan.cells)}) -> ${folder}`,
     );
+    for (const note of budgetNotes(plan.cells)) out.note(note);
     if (before > 0) out.note(`resuming: the journal has ${before} rows`);
     const started = performance.now();
-    const progress = await startProgress(out, plan.task.name);
+    let progress: Progress | undefined;
     let grid: RowGrid;
     try {
       grid = await runPlan({
@@ -112,19 +113,19 @@ export async function evaluate(
         signal,
         loadModel: async () => {
           model = await loadModel(context, settings, checkpoint, planMemory(evaluation));
+          progress = await startProgress(out, plan.task.name); // after the notes of loading
           return model;
         },
-        onProgress: ({ items, fraction, total, phase }) =>
-          progress.update(
-            (items + fraction) / total,
-            phase === 'reuse' ? 'reuse' : `sample ${items + 1} of ${total}: ${phase}`,
-          ),
+        onProgress: ({ items, fraction, total, phase, label }) => {
+          const text = label ?? `sample ${items + 1} of ${total}: ${phase}`;
+          progress?.update((items + fraction) / total, phase === 'reuse' ? 'reuse' : text);
+        },
       });
     } catch (error) {
       signal.throwIfAborted();
       throw error;
     } finally {
-      progress.stop();
+      progress?.stop();
     }
     const seconds = (performance.now() - started) / 1000;
     const computed = journal.size - before;
@@ -170,8 +171,10 @@ function roughSeconds(
   const attention = spec.nLayers * spec.nHeads * spec.headDim * 2 * (size.longestTokens / 2);
   const flops = 2 * size.prefillTokens * (projections + attention);
   const kv = 2 * spec.nLayers * spec.nKvHeads * spec.headDim * 4 * size.longestTokens;
+  // Branches share each step's pass over the weights and read their own part of the KV cache.
   const calls = size.decodeSteps / Math.max(1, plan.cells.length);
-  const bytes = calls * checkpoint.weightBytes + size.decodeSteps * kv * 0.5;
+  const shares = plan.cells.map((cell) => estimatedReadShare(cell, size.longestTokens, spec.nLayers));
+  const bytes = calls * (checkpoint.weightBytes + kv * shares.reduce((a, b) => a + b, 0));
   return { prefill: flops / (FLOPS_PER_CORE * cores), decode: bytes / READ_BYTES_PER_SECOND };
 }
 
@@ -192,6 +195,7 @@ export async function describePlan(evaluation: Evaluation, cores: number): Promi
       `${plan.task.name} on ${checkpoint.name}, ${plan.task.count} samples x ${plan.cells.length} cells`,
     ],
     ['cells', describeCells(plan.cells)],
+    ...budgetNotes(plan.cells).map((note): [string, string] => ['', note]),
     ['preset', presetNote(settings) ?? 'none'],
     ['rows', `${n(size.rows)}${size.done > 0 ? `, of which ${n(size.done)} are in the journal` : ''}`],
     ['prefill', `${n(size.prefillTokens)} tokens, once per sample for all cells`],

@@ -1,5 +1,6 @@
 /** manifest.json: what produced a result, so that it can be judged and repeated. */
 
+import { readFileSync } from 'node:fs';
 import { arch, cpus, platform, release, totalmem } from 'node:os';
 import { join } from 'node:path';
 import type { Checkpoint } from '../model/index.js';
@@ -30,19 +31,41 @@ export function environment(device: { device: string; threads: number; simd: str
   };
 }
 
-/** Writes the manifest of a run that ends now. */
+export interface RunRecord {
+  started: Date;
+  seconds: number;
+  device: { device: string; threads: number; simd: string } | undefined;
+  rows: { computed: number; reused: number };
+}
+
+interface Manifest {
+  runs?: unknown[];
+  cells?: unknown[];
+}
+
+function readManifest(path: string): Manifest | undefined {
+  try {
+    return JSON.parse(readFileSync(path, 'utf8')) as Manifest;
+  } catch {
+    return undefined; // the first run, or a file that is no manifest any more
+  }
+}
+
+/**
+ * Writes the manifest of a run that ends now. Every run that computed something stays listed under `runs`;
+ * one that found all rows there leaves the manifest as it is.
+ */
 export function writeManifest(
   folder: string,
   context: CommandContext,
   settings: Settings,
   checkpoint: Checkpoint,
-  run: {
-    started: Date;
-    device: { device: string; threads: number; simd: string } | undefined;
-    [key: string]: unknown;
-  },
+  run: RunRecord,
+  results: { cells: unknown[]; [key: string]: unknown },
 ): void {
-  const { started, device, ...rest } = run;
+  const path = join(folder, 'manifest.json');
+  const before = readManifest(path);
+  if (run.rows.computed === 0 && before?.cells?.length === results.cells.length) return;
   const manifest = {
     command: ['quest', ...context.argv].join(' '),
     options: settings.resolved(),
@@ -52,10 +75,17 @@ export function writeManifest(
       weight_bytes: checkpoint.weightBytes,
       preset: checkpoint.preset?.name,
     },
-    environment: environment(device),
-    started: started.toISOString(),
-    ended: new Date().toISOString(),
-    ...rest,
+    runs: [
+      ...(before?.runs ?? []),
+      {
+        started: run.started.toISOString(),
+        ended: new Date().toISOString(),
+        seconds: Number(run.seconds.toFixed(3)),
+        rows: run.rows,
+        environment: environment(run.device),
+      },
+    ],
+    ...results,
   };
-  writeFileAtomic(join(folder, 'manifest.json'), `${JSON.stringify(manifest, null, 2)}\n`);
+  writeFileAtomic(path, `${JSON.stringify(manifest, null, 2)}\n`);
 }

@@ -10,8 +10,9 @@ const COLORS: Record<string, string> = {
   StreamingLLM: '#00798c',
   H2O: '#30638e',
   TOVA: '#7b5ea7',
+  Oracle: '#5f8a3c',
 };
-const SPARE_COLORS = ['#5f8a3c', '#a0522d', '#c06c84', '#3d5a80'];
+const SPARE_COLORS = ['#a0522d', '#c06c84', '#3d5a80'];
 
 const subtitle = (report: PasskeyReport): string => {
   const samples = report.cells[0]?.samples ?? 0;
@@ -25,6 +26,7 @@ const SHAPES: Record<string, string> = {
   StreamingLLM: 'triangle-up',
   H2O: 'diamond',
   TOVA: 'cross',
+  Oracle: 'triangle-down',
 };
 const OURS = 'measured here';
 const PAPER = 'paper, Table 1';

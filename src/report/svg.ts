@@ -30,6 +30,7 @@ export async function renderSvg(spec: TopLevelSpec): Promise<string> {
   const [vega, { compile }] = await Promise.all([import('vega'), import('vega-lite')]);
   const themed = { ...spec, config: { ...THEME, ...spec.config }, padding: 14 } as TopLevelSpec;
   (vega as unknown as { textMetrics: { width: typeof textWidth } }).textMetrics.width = textWidth;
+  vega.resetSVGDefIds(); // ids count per process; a figure's bytes must not depend on what was drawn before
   const logger = vega.logger(vega.Error);
   const view = new vega.View(vega.parse(compile(themed, { logger }).spec), { renderer: 'none', logger });
   try {

@@ -78,7 +78,7 @@ export async function run(context: CommandContext): Promise<number> {
   const { signal } = context;
   await base.prefill(prompt, { signal, h2oPrefill: cell.method.h2oPrefill });
   using branch = base.fork(cell.method);
-  const selector = def.kind === 'selector';
+  const selector = def.kind === 'selector' && def.fields.includes('page_size');
   const [result] = await model.feed([{ sequence: branch, ids: steps, logits: 'all', pages: selector }], {
     signal,
   });

@@ -17,7 +17,7 @@ import {
 } from '../../report/passkey.js';
 import { type Format, renderCsv, renderMarkdown } from '../../report/table.js';
 import type { CommandContext } from '../commands.js';
-import { describePlan, type Evaluation, type EvaluationResult, evaluate } from '../evaluate.js';
+import { describePlan, type Evaluation, evaluate } from '../evaluate.js';
 import { writeManifest } from '../manifest.js';
 import { openRun, tableCells } from '../session.js';
 
@@ -52,7 +52,8 @@ function cellCounters(plan: Plan, grid: RowGrid) {
   });
 }
 
-function timing(grid: RowGrid, result: EvaluationResult) {
+/** Seconds over all samples, whichever run computed them. */
+function timing(grid: RowGrid) {
   // A sample's rows share one prefill, one feed and one generation.
   const totals = { prefill_s: 0, feed_s: 0, generate_s: 0 };
   let prefillTokens = 0;
@@ -61,7 +62,6 @@ function timing(grid: RowGrid, result: EvaluationResult) {
     prefillTokens += row[0]!.prefill_tokens;
   }
   return {
-    this_run_s: Number(result.seconds.toFixed(3)),
     ...Object.fromEntries(Object.entries(totals).map(([key, value]) => [key, Number(value.toFixed(3))])),
     prefill_tokens_per_s: totals.prefill_s > 0 ? Math.round(prefillTokens / totals.prefill_s) : undefined,
   };
@@ -113,13 +113,15 @@ export async function run(context: CommandContext): Promise<number> {
     writeFileAtomic(join(folder, 'table.csv'), renderCsv(passkeyLongTable(report)));
     writeFileAtomic(join(folder, 'table.md'), renderMarkdown(passkeyWideTable(report)));
     for (const [name, svg] of await figures(report, plan, grid)) writeFileAtomic(join(folder, name), svg);
-    writeManifest(folder, context, settings, checkpoint, {
-      started,
-      device: done.device,
-      rows: { computed: done.computed, reused: done.reused },
-      timing: timing(grid, done),
-      cells: cellCounters(plan, grid),
-    });
+    const { seconds, device, computed, reused } = done;
+    writeManifest(
+      folder,
+      context,
+      settings,
+      checkpoint,
+      { started, seconds, device, rows: { computed, reused } },
+      { timing: timing(grid), cells: cellCounters(plan, grid) },
+    );
   });
 
   const format = settings.string('format') as Format;

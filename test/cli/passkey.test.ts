@@ -1,0 +1,332 @@
+import { spawnSync } from 'node:child_process';
+import {
+  appendFileSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { parse } from 'csv-parse/sync';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import type { JournalRow } from '../../eval/journal.js';
+import { type Finished, hasAddon, quest, type SpawnOptions, temporaryFolder } from './spawn.js';
+
+const SMALL = [
+  'passkey',
+  '--context',
+  '600',
+  '--samples',
+  '4',
+  '--budget',
+  '32,64',
+  '--method',
+  'full,quest,streaming,h2o',
+];
+const FILES = [
+  'accuracy.svg',
+  'depth.svg',
+  'journal.jsonl',
+  'manifest.json',
+  'plan.json',
+  'table.csv',
+  'table.md',
+];
+
+let folder: string;
+let reference: string;
+let first: Finished;
+
+const read = (out: string, file: string) => readFileSync(join(out, file), 'utf8');
+const rows = (out: string) =>
+  existsSync(join(out, 'journal.jsonl')) ? read(out, 'journal.jsonl').split('\n').filter(Boolean) : [];
+const small = (out: string, options?: SpawnOptions) => quest([...SMALL, '--out', out], options);
+
+/** Starts the run and sends a signal as soon as the journal has `count` rows. */
+function interrupted(
+  out: string,
+  signal: NodeJS.Signals,
+  count: number,
+  extra: string[] = [],
+): Promise<Finished> {
+  return quest([...SMALL, ...extra, '--out', out], {
+    started: async (child) => {
+      while (rows(out).length < count && child.exitCode === null) await sleep(5);
+      child.kill(signal);
+    },
+  });
+}
+
+describe.skipIf(!hasAddon)('quest passkey', { timeout: 120_000 }, () => {
+  beforeAll(async () => {
+    folder = temporaryFolder();
+    reference = join(folder, 'reference');
+    first = await small(reference);
+  }, 120_000);
+  afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+  test('prints the table and writes all files', () => {
+    expect(first.stderr).toMatch(/28 rows in/);
+    expect(first.code).toBe(0);
+    expect(first.stdout).toMatch(/^accuracy %, budget: +32 +64 +all$/m);
+    expect(first.stdout).toMatch(/^Full +\d+$/m);
+    expect(first.stdout).toMatch(/^Quest +\d+ +\d+$/m);
+    expect(readdirSync(reference).sort()).toEqual(FILES);
+  });
+
+  test('table.csv: one line per cell, KV read as the budget says', () => {
+    const table = parse(read(reference, 'table.csv'), { columns: true }) as Record<string, string>[];
+    expect(table.map((row) => `${row.method} ${row.budget_tokens}`.trim())).toEqual([
+      'full',
+      'quest 32',
+      'quest 64',
+      'streaming 32',
+      'streaming 64',
+      'h2o 32',
+      'h2o 64',
+    ]);
+    const kv = table.map((row) => Number(row.kv_read_pct));
+    expect(kv[0]).toBe(100);
+    for (const value of kv.slice(1)) expect(value).toBeLessThan(30);
+    for (const row of table)
+      expect(row).toMatchObject({
+        context_tokens: '600',
+        samples: '4',
+        model: 'quest-tiny',
+        never_sparse_samples: '0',
+      });
+    expect(table[1]).toMatchObject({ page_size: '16', group: 'max', sinks: '', paper_accuracy_pct: '' });
+    expect(table[1]!.ci95).toMatch(/^\d+\.\d-\d+\.\d$/);
+  });
+
+  test('the journal and manifest describe the run', () => {
+    const row = JSON.parse(rows(reference)[1]!) as JournalRow;
+    expect(row).toMatchObject({
+      item: 'passkey/600/0/0',
+      sample: 0,
+      cell: { method: 'quest', budget_tokens: 32 },
+      fields: { depth_pct: 25 },
+    });
+    expect(row.prefill_tokens + row.step_tokens).toBeLessThanOrEqual(600);
+    expect(row.counters.decodeSteps).toBeGreaterThanOrEqual(row.step_tokens);
+    const manifest = JSON.parse(read(reference, 'manifest.json'));
+    expect(manifest).toMatchObject({
+      options: {
+        context: { value: 600, source: 'command line' },
+        page_size: { value: 16, source: 'default' },
+      },
+      model: { name: 'quest-tiny' },
+      runs: [{ rows: { computed: 28, reused: 0 }, environment: { device: 'cpu', node: process.version } }],
+    });
+    expect(manifest.cells).toHaveLength(7);
+    expect(manifest.timing.prefill_s).toBeGreaterThan(0);
+  });
+
+  test('the same command again computes nothing and changes nothing', async () => {
+    const before = FILES.map((f) => read(reference, f));
+    const again = await small(reference);
+    expect(again.code).toBe(0);
+    expect(again.stderr).toMatch(/all rows were there/);
+    expect(again.stdout).toBe(first.stdout);
+    expect(FILES.map((f) => read(reference, f))).toEqual(before);
+  });
+
+  test('killed in the middle, the same command ends with the same bytes', async () => {
+    const out = join(folder, 'killed');
+    const killed = await interrupted(out, 'SIGKILL', 7);
+    expect(killed.signal).toBe('SIGKILL');
+    const done = rows(out).length;
+    expect(done).toBeGreaterThanOrEqual(7);
+    expect(done).toBeLessThan(28);
+    expect(existsSync(join(out, 'table.csv'))).toBe(false);
+    expect(existsSync(join(out, 'run.lock'))).toBe(true); // left by the dead process
+    appendFileSync(join(out, 'journal.jsonl'), '{"v":1,"key":"half a ro');
+    const resumed = await small(out);
+    expect(resumed.code).toBe(0);
+    expect(resumed.stderr).toMatch(/the last line of .* was torn/);
+    expect(resumed.stderr).toMatch(new RegExp(`${28 - done} rows in`));
+    for (const file of ['table.csv', 'table.md', 'depth.svg', 'accuracy.svg']) {
+      expect(read(out, file) === read(reference, file), file).toBe(true);
+    }
+    expect(resumed.stdout).toBe(first.stdout);
+    expect(rows(out)).toHaveLength(28);
+  });
+
+  test('Ctrl-C flushes, exits 130, gives the folder back, and resumes', async () => {
+    const out = join(folder, 'interrupted');
+    const result = await interrupted(out, 'SIGINT', 7);
+    expect(result.code).toBe(130);
+    expect(result.stderr).toMatch(/error: interrupted; finished samples are kept/);
+    expect(result.stderr).toMatch(/hint: the same command goes on/);
+    expect(existsSync(join(out, 'run.lock'))).toBe(false);
+    expect(rows(out).length % 7).toBe(0);
+    expect((await small(out)).code).toBe(0);
+    expect(read(out, 'table.csv')).toBe(read(reference, 'table.csv'));
+  });
+
+  test('rows do not depend on which cells ran together', async () => {
+    const out = join(folder, 'alone');
+    await quest([
+      'passkey',
+      '--context',
+      '600',
+      '--samples',
+      '4',
+      '--budget',
+      '64',
+      '--method',
+      'quest',
+      '--out',
+      out,
+    ]);
+    const essence = (line: string) => {
+      const { timing: _, ...row } = JSON.parse(line) as JournalRow;
+      return row;
+    };
+    const together = rows(reference)
+      .map(essence)
+      .filter((r) => r.cell.method === 'quest' && r.cell.budget_tokens === 64);
+    expect(rows(out).map(essence)).toEqual(together);
+    // More methods and budgets may come later; the rows that are there stay.
+    const more = await small(out);
+    expect(more.code).toBe(0);
+    expect(more.stderr).toMatch(/24 rows in/);
+    expect(read(out, 'table.csv')).toBe(read(reference, 'table.csv'));
+  });
+
+  test('a method that never acts says so', async () => {
+    const out = join(folder, 'never');
+    const result = await quest([
+      'passkey',
+      '--context',
+      '600',
+      '--samples',
+      '1',
+      '--budget',
+      '1024',
+      '--method',
+      'full,quest',
+      '--out',
+      out,
+    ]);
+    expect(result.code).toBe(0);
+    expect(result.stdout).toMatch(/^Quest +\d+\*$/m);
+    expect(result.stderr).toMatch(/quest with budget 1024 never attended fewer tokens than the cache held/);
+    expect(read(out, 'table.csv')).toMatch(/^quest,1024,600,1,[^,]*,[^,]*,100.00,1,/m);
+  });
+
+  test('--format csv and json go to stdout', async () => {
+    const csv = await small(reference, {});
+    expect(csv.code).toBe(0);
+    const formatted = await quest([...SMALL, '--out', reference, '--format', 'csv', '--quiet']);
+    expect(formatted.stdout).toBe(read(reference, 'table.csv'));
+    expect(formatted.stderr).toBe('');
+    const json = JSON.parse(
+      (await quest([...SMALL, '--out', reference, '--format', 'json', '--quiet'])).stdout,
+    );
+    expect(json).toHaveLength(7);
+  });
+});
+
+describe('output folders that cannot be used', () => {
+  let place: string;
+  beforeAll(() => {
+    place = temporaryFolder();
+  });
+  afterAll(() => rmSync(place, { recursive: true, force: true }));
+
+  const refused = (result: Finished, code: number, message: RegExp) => {
+    expect(result.stderr).toMatch(message);
+    expect(result.stderr.match(/^error: /gm)).toHaveLength(1);
+    expect(result.stderr).toMatch(/^hint: /m);
+    expect(result.stderr).not.toMatch(/^\s+at /m);
+    expect(result.code).toBe(code);
+    expect(result.stdout).toBe('');
+  };
+
+  test('a file in the way', async () => {
+    writeFileSync(join(place, 'file'), 'precious');
+    refused(await small(join(place, 'file')), 3, /is a file, not a folder/);
+    refused(await small(join(place, 'file', 'below')), 3, /part of the path is a file/);
+    expect(readFileSync(join(place, 'file'), 'utf8')).toBe('precious');
+  });
+
+  test('a folder of another run', async () => {
+    const out = join(place, 'other');
+    mkdirSync(out);
+    const plan = {
+      task: 'passkey',
+      model: 'm',
+      model_fingerprint: 'f',
+      params: { context_tokens: 500 },
+      cells: [],
+    };
+    writeFileSync(join(out, 'plan.json'), JSON.stringify(plan));
+    refused(await small(out), 2, /holds another run: model fingerprint was "f"/);
+    expect(readdirSync(out)).toEqual(['plan.json']);
+  });
+
+  test('a folder in use by a living run', async () => {
+    const out = join(place, 'locked');
+    mkdirSync(out);
+    const started = existsSync('/proc/self/stat')
+      ? readFileSync('/proc/self/stat', 'utf8').replace(/.*\) /, '').split(' ')[19]
+      : '';
+    const { hostname } = await import('node:os');
+    writeFileSync(join(out, 'run.lock'), JSON.stringify({ pid: process.pid, host: hostname(), started }));
+    refused(await small(out), 3, new RegExp(`in use by another run \\(process ${process.pid}\\)`));
+  });
+
+  test('a journal that something else has changed', async () => {
+    const out = join(place, 'changed');
+    mkdirSync(out);
+    writeFileSync(join(out, 'journal.jsonl'), 'not a row\nnor this\n');
+    refused(await small(out), 3, /line 1 of .*journal.jsonl is not a row/);
+    expect(readdirSync(out)).toEqual(['journal.jsonl']);
+    expect(readFileSync(join(out, 'journal.jsonl'), 'utf8')).toBe('not a row\nnor this\n');
+  });
+
+  const isRoot = process.getuid?.() === 0;
+  const mount = (target: string, options: string) =>
+    spawnSync('mount', ['-t', 'tmpfs', '-o', options, 'tmpfs', target]).status === 0;
+
+  test.runIf(isRoot)('a read-only file system, and a full one', { timeout: 120_000 }, async (context) => {
+    const readOnly = join(place, 'ro');
+    const tiny = join(place, 'tiny');
+    mkdirSync(readOnly);
+    mkdirSync(tiny);
+    if (!mount(readOnly, 'ro,size=64k')) context.skip('tmpfs cannot be mounted here');
+    try {
+      refused(await small(readOnly), 3, /read-only/);
+      refused(await small(join(readOnly, 'below')), 3, /read-only/);
+      if (!hasAddon || !mount(tiny, 'size=16k')) return;
+      try {
+        refused(await small(tiny), 3, /the disk is full/);
+        // What was written is whole rows.
+        for (const line of rows(tiny)) expect(() => JSON.parse(line)).not.toThrow();
+      } finally {
+        spawnSync('umount', [tiny]);
+      }
+    } finally {
+      spawnSync('umount', [readOnly]);
+    }
+  });
+
+  test.runIf(hasAddon && process.platform === 'linux')(
+    'a file size limit in the middle of the run',
+    { timeout: 120_000 },
+    async () => {
+      const out = join(place, 'limited');
+      const result = await small(out, { wrapper: ['bash', '-c', 'ulimit -f 8; exec "$@"', '-'] });
+      refused(result, 3, /cannot write .*journal.jsonl: the file would be larger/);
+      const kept = rows(out);
+      for (const line of kept) expect(() => JSON.parse(line)).not.toThrow();
+      const resumed = await small(out);
+      expect(resumed.code).toBe(0);
+      expect(rows(out).slice(0, kept.length)).toEqual(kept);
+    },
+  );
+});
