@@ -32,7 +32,7 @@ describe('openCheckpoint', () => {
     expect(tiny.name).toBe('quest-tiny');
     expect(tiny.dir).toBe(path.join(packageRoot(), 'models', 'quest-tiny'));
     expect(tiny.spec).toMatchObject({ nHeads: 4, nKvHeads: 2, headDim: 64, tiedEmbeddings: true });
-    expect(tiny.preset?.defaults).toEqual({ skip_layers: 0 });
+    expect(tiny.preset?.defaults).toEqual({});
     const tokenizer = await tiny.tokenizer();
     expect(await tiny.tokenizer()).toBe(tokenizer);
     expect(tokenizer.vocabSize).toBe(tiny.spec.vocab);
@@ -158,8 +158,8 @@ function toFloat(bits: number, exponentBits: number): number {
 describe('presets', () => {
   it('are read from configs/models and matched by any name', async () => {
     const preset = await findPreset(['some/hub-id', 'quest-tiny']);
-    expect(preset).toMatchObject({ name: 'quest-tiny', defaults: { skip_layers: 0 } });
-    expect(preset?.notes).toMatch(/layers 0 and 1/);
+    expect(preset).toMatchObject({ name: 'quest-tiny', defaults: {} });
+    expect(preset?.notes).toMatch(/two dense layers/);
     expect(await findPreset(['other'])).toBeUndefined();
     expect(await loadPresets(path.join(root, 'no-such-folder'))).toEqual([]);
   });
