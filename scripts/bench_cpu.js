@@ -1,5 +1,6 @@
-// `npm run bench:cpu [-- options]`: builds native/bench apart from the addon and runs it. Options go to the program:
-// --json, --threads N, --seconds S, --only TEXT. QUEST_SIMD chooses the kernels.
+// `npm run bench:cpu [-- options]`: builds native/bench apart from the addon and runs it, then times whole models through
+// the addon (bench_model.js). Options go to the kernel program: --json, --threads N, --seconds S, --only TEXT; with --json
+// or --only no model is timed. QUEST_SIMD chooses the kernels.
 import { spawnSync } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 
@@ -13,6 +14,31 @@ function run(command, args, stdout = 2) {
   if (status !== 0) process.exit(status ?? 3);
 }
 
-run('cmake', ['-S', native, '-B', build, '-DCMAKE_BUILD_TYPE=Release', '-DQUEST_BENCH=ON', '-DQUEST_CUDA=OFF']);
+run('cmake', [
+  '-S',
+  native,
+  '-B',
+  build,
+  '-DCMAKE_BUILD_TYPE=Release',
+  '-DQUEST_BENCH=ON',
+  '-DQUEST_CUDA=OFF',
+]);
 run('cmake', ['--build', build, '--target', 'quest_bench_cpu', '--parallel']);
-run(`${build}/quest_bench_cpu`, process.argv.slice(2), 'inherit');
+
+const options = process.argv.slice(2);
+if (options.includes('--json') || options.includes('--only')) {
+  run(`${build}/quest_bench_cpu`, options, 'inherit');
+} else {
+  run(`${build}/quest_bench_cpu`, options, 'inherit');
+  // The limits are measured again right before the model, which is what they stand beside.
+  const limits = spawnSync(`${build}/quest_bench_cpu`, ['--json', '--only', 'read bandwidth'], {
+    encoding: 'utf8',
+  });
+  const peak = spawnSync(`${build}/quest_bench_cpu`, ['--json', '--only', 'multiply-add'], {
+    encoding: 'utf8',
+  });
+  // The best repetition: a limit is what the machine can do when nothing disturbs it.
+  const best = ({ stdout }) => JSON.parse(stdout).results[0].max;
+  const { benchModel, printModel } = await import('./bench_model.js');
+  printModel(await benchModel({ readGbPerS: best(limits), gflopPerS: best(peak) }));
+}
