@@ -65,6 +65,14 @@ bool bool_field(const Napi::Object& o, const char* name) {
   return v.As<Napi::Boolean>().Value();
 }
 
+int64_t integer_field(const Napi::Object& o, const char* name, int64_t fallback) {
+  return o.Get(name).IsUndefined() ? fallback : integer_field(o, name);
+}
+
+bool bool_field(const Napi::Object& o, const char* name, bool fallback) {
+  return o.Get(name).IsUndefined() ? fallback : bool_field(o, name);
+}
+
 std::vector<int32_t> int32_array(const Napi::Value& value, const char* name) {
   if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != napi_int32_array) wrong(name, "an Int32Array");
   const auto a = value.As<Napi::Int32Array>();
@@ -122,6 +130,8 @@ MethodOptions method_options(const Napi::Value& value) {
   m.group = group_from_name(string_field(o, "group"));
   m.sinks = integer_field(o, "sinks");
   m.h2o_prefill = bool_field(o, "h2oPrefill");
+  m.oracle_pages = bool_field(o, "oraclePages", false);
+  m.only_layer = integer_field(o, "onlyLayer", -1);
   return m;
 }
 

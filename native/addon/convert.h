@@ -16,6 +16,9 @@ int64_t integer_field(const Napi::Object& object, const char* name);
 double number_field(const Napi::Object& object, const char* name);
 std::string string_field(const Napi::Object& object, const char* name);
 bool bool_field(const Napi::Object& object, const char* name);
+// The fallback where the field is absent.
+int64_t integer_field(const Napi::Object& object, const char* name, int64_t fallback);
+bool bool_field(const Napi::Object& object, const char* name, bool fallback);
 
 // A copy, since the working thread outlives the call.
 std::vector<int32_t> int32_array(const Napi::Value& value, const char* name);

@@ -17,6 +17,7 @@ struct OwnedRequest {
   std::vector<int32_t> ids, targets;
   Logits logits = Logits::none;
   bool pages = false;
+  int64_t recall_top = 0;
 };
 
 Logits logits_wanted(const std::string& name) {
@@ -36,6 +37,8 @@ OwnedRequest owned_request(const Napi::Value& value, const Executor* executor) {
   r.ids = int32_array(o.Get("ids"), "ids");
   r.logits = logits_wanted(string_field(o, "logits"));
   r.pages = bool_field(o, "pages");
+  r.recall_top = integer_field(o, "recallTop", 0);
+  if (r.recall_top < 0) throw Error("E_ARGUMENT", "recallTop is " + std::to_string(r.recall_top) + ", wanted 0 or more");
   if (!o.Get("targets").IsUndefined()) r.targets = int32_array(o.Get("targets"), "targets");
   return r;
 }
@@ -44,6 +47,7 @@ Napi::Value result_to_js(Napi::Env env, const FeedRequest& r) {
   Napi::Object o = Napi::Object::New(env);
   if (r.logits != Logits::none) o.Set("logits", to_js(env, r.logits_out));
   if (!r.targets.empty()) o.Set("nll", to_js(env, r.nll_out));
+  if (r.recall_top > 0) o.Set("recall", to_js(env, r.recall_out));
   if (r.pages) {
     o.Set("pages", to_js(env, r.pages_out));
     o.Set("pagesWidth", static_cast<double>(r.pages_width));
@@ -114,6 +118,7 @@ Napi::Value Model::feed(const Napi::CallbackInfo& info) {
       request.logits = r.logits;
       request.targets = r.targets;
       request.pages = r.pages;
+      request.recall_top = r.recall_top;
       requests->push_back(std::move(request));
     }
     return start(info.Env(), *job, function_argument(info[2], "progress"), {}, [&](auto) {

@@ -11,13 +11,14 @@ namespace quest {
 
 namespace {
 
-constexpr std::array<MethodInfo, 6> kMethods{{
+constexpr std::array<MethodInfo, 7> kMethods{{
     {Method::full, "full", MethodKind::dense},
     {Method::quest, "quest", MethodKind::selector},
     {Method::quest_paper, "quest-paper", MethodKind::selector},
     {Method::streaming, "streaming", MethodKind::window},
     {Method::h2o, "h2o", MethodKind::evictor},
     {Method::tova, "tova", MethodKind::evictor},
+    {Method::oracle, "oracle", MethodKind::selector},
 }};
 
 constexpr int64_t kPaperMinimumPages = 3;
@@ -49,11 +50,15 @@ void validate_method(const MethodOptions& o, int page_size) {
     throw Error("E_METHOD_OPTIONS", message, hint);
   };
   if (o.skip_layers < 0) fail("skip_layers is " + std::to_string(o.skip_layers), "0 or more layers can stay dense");
+  if (o.only_layer >= 0 && o.only_layer < o.skip_layers) {
+    fail("only_layer is " + std::to_string(o.only_layer) + ", one of the " + std::to_string(o.skip_layers) + " layers that stay dense",
+         "lower skip_layers");
+  }
   const MethodKind kind = method_info(o.method).kind;
   if (kind == MethodKind::dense) return;
   const std::string budget = "a budget of " + std::to_string(o.budget_tokens) + " tokens";
   if (o.budget_tokens < 1) fail(budget + " keeps nothing", "budgets count tokens and start at 1");
-  if (kind == MethodKind::selector && o.budget_tokens < page_size) {
+  if (kind == MethodKind::selector && !selects_tokens(o) && o.budget_tokens < page_size) {
     fail(budget + " is below one page of " + std::to_string(page_size), "raise the budget or lower the page size");
   }
   if (kind == MethodKind::window && (o.sinks < 0 || o.budget_tokens <= o.sinks)) {
@@ -61,9 +66,19 @@ void validate_method(const MethodOptions& o, int page_size) {
   }
 }
 
-bool is_dense_step(const MethodOptions& o, int64_t layer, int64_t n) {
-  return o.method == Method::full || layer < o.skip_layers || n <= o.budget_tokens;
+bool acts_in_layer(const MethodOptions& o, int64_t layer) {
+  return o.method != Method::full && layer >= o.skip_layers && (o.only_layer < 0 || layer == o.only_layer);
 }
+
+bool is_dense_step(const MethodOptions& o, int64_t layer, int64_t n) {
+  return !acts_in_layer(o, layer) || n <= o.budget_tokens;
+}
+
+bool lists_per_head(const MethodOptions& o) {
+  return o.method == Method::quest_paper || o.method == Method::oracle || o.group == GroupMode::head;
+}
+
+bool selects_tokens(const MethodOptions& o) { return o.method == Method::oracle && !o.oracle_pages; }
 
 int64_t selected_pages(const MethodOptions& o, int page_size) {
   const int64_t least = o.method == Method::quest_paper ? kPaperMinimumPages : 1;
@@ -93,6 +108,11 @@ void select_pages(const MethodOptions& o, int page_size, const float* scores, in
   }
   select_top(scores, n_pages - 1, k - 1, out);
   out.push_back(static_cast<int32_t>(n_pages - 1));
+}
+
+void select_tokens(const MethodOptions& o, const float* logits, int64_t n, std::vector<int32_t>& out) {
+  select_top(logits, n - 1, o.budget_tokens - 1, out);
+  out.push_back(static_cast<int32_t>(n - 1));
 }
 
 int64_t kept_sets_per_layer(Method method, int64_t n_kv_heads) { return method == Method::h2o ? n_kv_heads : 1; }

@@ -10,14 +10,14 @@
 
 namespace quest {
 
-enum class Method : uint8_t { full, quest, quest_paper, streaming, h2o, tova };
+enum class Method : uint8_t { full, quest, quest_paper, streaming, h2o, tova, oracle };
 
 // How the page lists of the query heads in one group are made: one list from the maximum or mean of their scores, or one each.
 enum class GroupMode : uint8_t { max, mean, head };
 
 enum class MethodKind : uint8_t {
   dense,     // reads everything
-  selector,  // keeps everything, reads the best pages
+  selector,  // keeps everything, reads the best pages (oracle: the best tokens)
   window,    // reads sinks and a recent window; depends on positions alone
   evictor,   // drops tokens for good, one step after another
 };
@@ -29,6 +29,8 @@ struct MethodOptions {
   GroupMode group = GroupMode::max;
   int64_t sinks = 4;
   bool h2o_prefill = false;  // H2O starts from the column sums of the prefill's attention
+  bool oracle_pages = false;  // the oracle takes whole pages by their highest logit, not single tokens
+  int64_t only_layer = -1;    // for analyses: act in this layer alone, all others are dense; -1 is every layer
 
   bool operator==(const MethodOptions&) const = default;
 };
@@ -46,10 +48,19 @@ GroupMode group_from_name(const std::string& name);
 // Throws Error E_METHOD_OPTIONS: a budget below one page (selectors) or not above the sinks (streaming), and so on.
 void validate_method(const MethodOptions& options, int page_size);
 
+// Whether the method may read less than everything in this layer.
+bool acts_in_layer(const MethodOptions& options, int64_t layer);
+
 // True when a step with n keys reads the whole cache in this layer.
 bool is_dense_step(const MethodOptions& options, int64_t layer, int64_t n);
 
 // Selectors -----------------------------------------------------------------------------------------------------------
+
+// Whether each query head has a page list of its own, or its group shares one.
+bool lists_per_head(const MethodOptions& options);
+
+// Whether the step lists single tokens instead of pages (the oracle, unless oracle_pages).
+bool selects_tokens(const MethodOptions& options);
 
 // Pages a step attends: the budget in pages, within the method's minimum.
 int64_t selected_pages(const MethodOptions& options, int page_size);
@@ -63,6 +74,9 @@ void select_top(const float* scores, int64_t n, int64_t k, std::vector<int32_t>&
 // Pages to attend, ascending, given scores of all n_pages pages (the open page's score is ignored where it is not scored).
 void select_pages(const MethodOptions& options, int page_size, const float* scores, int64_t n_pages,
                   std::vector<int32_t>& out);
+
+// The oracle's tokens, ascending: the newest one and the budget - 1 others with the highest logits. logits [n].
+void select_tokens(const MethodOptions& options, const float* logits, int64_t n, std::vector<int32_t>& out);
 
 // Evictors ------------------------------------------------------------------------------------------------------------
 

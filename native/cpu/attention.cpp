@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "cpu/page_lists.h"
+#include "cpu/row_group.h"
 #include "cpu/spans.h"
 
 namespace quest::cpu {
@@ -12,24 +14,13 @@ namespace {
 
 constexpr int64_t kBlockRows = 64;         // query heads x queries that share each loaded key
 constexpr int64_t kPagesPerChunk = 256;    // of a page-scoring task
+constexpr int64_t kPagesTogether = 32;     // scored by all rows of a group while they are in the first-level cache
 constexpr int64_t kItemsPerThread = 2;     // with fewer lists than this, lists are split over threads
 
 // What one list read, for the counters.
 struct ListStats {
   int64_t tokens = 0, pages = 0, scored_pages = 0;
-};
-
-// Partial results of one list, span by span.
-struct Partials {
-  std::vector<float> scores;  // [spans or 1, heads, kSpanTokens]; every span's where probabilities are wanted
-  std::vector<float> max, sum, value;
-
-  void size(int64_t spans, int64_t heads, int64_t d, bool keep_scores) {
-    scores.resize(static_cast<size_t>((keep_scores ? spans : 1) * heads * kSpanTokens));
-    max.resize(static_cast<size_t>(spans * heads));
-    sum.resize(static_cast<size_t>(spans * heads));
-    value.resize(static_cast<size_t>(spans * heads * d));
-  }
+  float recalled = 0;  // summed over the list's heads, where it is wanted
 };
 
 // Rows [first, first + rows) of a segment that read densely, for one KV head.
@@ -47,14 +38,16 @@ class Pass {
   void run() {
     plan();
     stats_.resize(items_.size());
-    const auto n_items = static_cast<int64_t>(items_.size());
-    const bool whole_lists = n_items >= kItemsPerThread * pool_.threads();
+    const auto n_lists = static_cast<int64_t>(lists_.size()), n_groups = static_cast<int64_t>(groups_.size());
+    const bool whole_lists = n_lists >= kItemsPerThread * pool_.threads();
     const auto n_blocks = static_cast<int64_t>(blocks_.size());
-    pool_.parallel_for(n_blocks + (whole_lists ? n_items : 0), [&](int64_t i, int) {
+    pool_.parallel_for(n_blocks + n_groups + (whole_lists ? n_lists : 0), [&](int64_t i, int) {
       if (i < n_blocks) {
         attend_block(blocks_[static_cast<size_t>(n_blocks - 1 - i)]);  // the longest first
+      } else if (i < n_blocks + n_groups) {
+        attend_group(groups_[static_cast<size_t>(i - n_blocks)]);
       } else {
-        attend_list(i - n_blocks);
+        attend_list(lists_[static_cast<size_t>(i - n_blocks - n_groups)]);
       }
     });
     if (!whole_lists) attend_lists_in_parts();
@@ -63,6 +56,7 @@ class Pass {
     }
     evict_all();
     count();
+    write_recall();
   }
 
  private:
@@ -91,16 +85,30 @@ class Pass {
         for (int64_t h = 0; h < shape_.n_kv_heads; ++h) blocks_.push_back({&s, first, std::min(block, dense - first), h});
       }
       dense_rows_.push_back(dense);
+      std::vector<std::vector<int64_t>> open;  // groups that still take rows, one per list of a row
       for (int64_t row = dense; row < s.rows; ++row) {
         const int64_t n = s.base + row + 1;
         const Reading how = reading(s, n);
         if (how == Reading::evictor) count_token_in(shape_, layer_, *s.branch, n);
-        const bool one_each = how == Reading::selector &&
-                              (s.branch->method.group == GroupMode::head || s.branch->method.method == Method::quest_paper);
-        const int64_t heads = one_each ? 1 : g;
+        const int64_t heads = how == Reading::selector && lists_per_head(s.branch->method) ? 1 : g;
+        const bool groups = how == Reading::selector && s.rows > 1 && !selects_tokens(s.branch->method);
+        if (groups) open.resize(static_cast<size_t>(shape_.n_heads / heads));
         for (int64_t head = 0; head < shape_.n_heads; head += heads) {
-          items_.push_back({&s, row, n, head, heads, head / g, {}, 0, {}});
+          const auto index = static_cast<int64_t>(items_.size());
+          items_.push_back({&s, row, n, head, heads, head / g, {}, 0, {}, {}});
+          if (!groups) {
+            lists_.push_back(index);
+            continue;
+          }
+          auto& group = open[static_cast<size_t>(head / heads)];
+          group.push_back(index);
+          const int64_t size = s.branch->pages.page_size();
+          const int64_t most = group_rows(heads, selected_pages(s.branch->method, static_cast<int>(size)) * size);
+          if (static_cast<int64_t>(group.size()) == most) groups_.push_back(std::exchange(group, {}));
         }
+      }
+      for (auto& group : open) {
+        if (!group.empty()) groups_.push_back(std::move(group));
       }
       if (s.column_sums) {
         row_max_.resize(static_cast<size_t>(s.rows * shape_.n_heads));
@@ -177,9 +185,8 @@ class Pass {
   }
 
   void prepare_scores(ListItem& item) const {
-    const int64_t size = item.segment->branch->pages.page_size();
     item.scored_pages = reading(*item.segment, item.n) == Reading::selector ? pages_to_score(item) : 0;
-    if (item.scored_pages > 0) item.page_scores.resize(static_cast<size_t>(item.heads * ((item.n + size - 1) / size)));
+    if (item.scored_pages > 0) item.page_scores.resize(static_cast<size_t>(score_slots(item)));
   }
 
   void score(ListItem& item, int64_t p0, int64_t p1) const {
@@ -200,6 +207,7 @@ class Pass {
   // Merges the spans in order, writes the output and, for evictors, the probabilities summed over the list's heads.
   void finish(int64_t index, ListItem& item, const Partials& partials) {
     const int64_t d = shape_.head_dim, h = item.heads, spans = item.keys.spans();
+    const Segment& s = *item.segment;
     Softmax state;
     state.reset(h, d);
     for (int64_t span = 0; span < spans; ++span) {
@@ -208,7 +216,7 @@ class Pass {
         merge_span(state, i, partials.max[at], partials.sum[at], partials.value.data() + (span * h + i) * d, d);
       }
     }
-    for (int64_t i = 0; i < h; ++i) finish_row(state, i, d, output(*item.segment, item.row, item.head0 + i));
+    for (int64_t i = 0; i < h; ++i) finish_row(state, i, d, output(s, item.row, item.head0 + i));
     if (wants_probabilities(item)) {
       auto& p = probabilities_[static_cast<size_t>(index)];
       p.assign(static_cast<size_t>(item.keys.tokens()), 0.0f);
@@ -221,7 +229,20 @@ class Pass {
         }
       }
     }
-    stats_[static_cast<size_t>(index)] = {item.keys.tokens(), item.keys.pages(), item.scored_pages};
+    ListStats& stats = stats_[static_cast<size_t>(index)];
+    stats.tokens = item.keys.tokens();
+    stats.pages = item.keys.pages();
+    // The oracle knows its logits for nothing.
+    stats.scored_pages = s.branch->method.method == Method::oracle ? 0 : item.scored_pages;
+  }
+
+  void measure_recall(int64_t index, const ListItem& item) {
+    const Segment& s = *item.segment;
+    if (!s.recall) return;
+    float& recall = stats_[static_cast<size_t>(index)].recalled;
+    recall = reading(s, item.n) == Reading::dense
+                 ? static_cast<float>(item.heads)
+                 : recalled(kernels_, layer_, shape_.head_dim, item, query(s, item.row, item.head0), s.recall_top);
   }
 
   void attend_list(int64_t index) {
@@ -229,11 +250,37 @@ class Pass {
     prepare_scores(item);
     score(item, 0, item.scored_pages);
     list_keys(shape_, layer_, item);
+    measure_recall(index, item);
     const bool keep = wants_probabilities(item);
     Partials partials;
     partials.size(item.keys.spans(), item.heads, shape_.head_dim, keep);
     for (int64_t span = 0; span < item.keys.spans(); ++span) attend_one_span(item, partials, span, keep);
     finish(index, item, partials);
+  }
+
+  // Lists of neighbouring rows of one segment and KV head.
+  void attend_group(const std::vector<int64_t>& group) {
+    std::vector<ListItem> items;
+    std::vector<float> q;
+    int64_t pages = 0;
+    for (int64_t index : group) {
+      items.push_back(items_[static_cast<size_t>(index)]);
+      ListItem& item = items.back();
+      const float* from = query(*item.segment, item.row, item.head0);
+      q.insert(q.end(), from, from + item.heads * shape_.head_dim);
+      prepare_scores(item);
+      pages = std::max(pages, item.scored_pages);
+    }
+    for (int64_t p = 0; p < pages; p += kPagesTogether) {
+      for (ListItem& item : items) score(item, p, std::min(item.scored_pages, p + kPagesTogether));
+    }
+    for (size_t i = 0; i < group.size(); ++i) {
+      list_keys(shape_, layer_, items[i]);
+      measure_recall(group[i], items[i]);
+    }
+    std::vector<Partials> partials(group.size());
+    attend_rows(kernels_, layer_, shape_.head_dim, items, q.data(), partials);
+    for (size_t i = 0; i < group.size(); ++i) finish(group[i], items[i], partials[i]);
   }
 
   // The same steps with every list split over the threads: few branches at a long context.
@@ -243,7 +290,8 @@ class Pass {
       int64_t begin, end;
     };
     std::vector<Part> parts;
-    for (size_t i = 0; i < items_.size(); ++i) {
+    for (int64_t index : lists_) {
+      const auto i = static_cast<size_t>(index);
       prepare_scores(items_[i]);
       for (int64_t p = 0; p < items_[i].scored_pages; p += kPagesPerChunk) {
         parts.push_back({i, p, std::min(items_[i].scored_pages, p + kPagesPerChunk)});
@@ -254,21 +302,24 @@ class Pass {
       score(items_[part.item], part.begin, part.end);
     });
     std::vector<Partials> partials(items_.size());
-    pool_.parallel_for(static_cast<int64_t>(items_.size()), [&](int64_t i, int) {
+    pool_.parallel_for(static_cast<int64_t>(lists_.size()), [&](int64_t task, int) {
+      const int64_t i = lists_[static_cast<size_t>(task)];
       ListItem& item = items_[static_cast<size_t>(i)];
       list_keys(shape_, layer_, item);
+      measure_recall(i, item);
       // Spans run side by side here, so each needs its own scores.
       partials[static_cast<size_t>(i)].size(item.keys.spans(), item.heads, shape_.head_dim, true);
     });
     parts.clear();
-    for (size_t i = 0; i < items_.size(); ++i) {
+    for (int64_t index : lists_) {
+      const auto i = static_cast<size_t>(index);
       for (int64_t span = 0; span < items_[i].keys.spans(); ++span) parts.push_back({i, span, span + 1});
     }
     pool_.parallel_for(static_cast<int64_t>(parts.size()), [&](int64_t i, int) {
       const Part& part = parts[static_cast<size_t>(i)];
       attend_one_span(items_[part.item], partials[part.item], part.begin, true);
     });
-    for (size_t i = 0; i < items_.size(); ++i) finish(static_cast<int64_t>(i), items_[i], partials[i]);
+    for (int64_t i : lists_) finish(i, items_[static_cast<size_t>(i)], partials[static_cast<size_t>(i)]);
   }
 
   // H2O's starting scores: a second walk over the block's scores, now that each row's maximum and sum are known.
@@ -317,6 +368,18 @@ class Pass {
     }
   }
 
+  void write_recall() {
+    const auto at = [&](const Segment& s, int64_t row) -> float& { return s.recall[row * shape_.n_layers + layer_]; };
+    for (size_t i = 0; i < segments_.size(); ++i) {
+      if (!segments_[i].recall) continue;
+      for (int64_t row = 0; row < segments_[i].rows; ++row) at(segments_[i], row) = row < dense_rows_[i] ? 1.0f : 0.0f;
+    }
+    for (size_t i = 0; i < items_.size(); ++i) {
+      const Segment& s = *items_[i].segment;
+      if (s.recall) at(s, items_[i].row) += stats_[i].recalled / static_cast<float>(shape_.n_heads);
+    }
+  }
+
   void count() {
     const int64_t g = shape_.group(), bytes = 2 * shape_.head_dim * static_cast<int64_t>(sizeof(float));
     for (size_t i = 0; i < items_.size(); ++i) {
@@ -361,6 +424,8 @@ class Pass {
   std::vector<Block> blocks_;
   std::vector<int64_t> dense_rows_;  // per segment: rows that blocks cover
   std::vector<ListItem> items_;
+  std::vector<int64_t> lists_;                // items that are read each for itself
+  std::vector<std::vector<int64_t>> groups_;  // items of neighbouring rows that are read together
   std::vector<ListStats> stats_;
   std::vector<std::vector<float>> probabilities_;  // per item, evictors only: [kept]
   std::vector<float> row_max_, row_sum_;           // column sums only: [rows, n_heads]

@@ -25,6 +25,8 @@ struct Segment {
   bool column_sums = false;    // prefill only: collect H2O's starting scores
   int32_t* trace = nullptr;    // [rows, sparse layers, n_heads, trace_width] or null
   int64_t trace_width = 0;
+  int64_t recall_top = 0;      // as in FeedRequest
+  float* recall = nullptr;     // [rows, n_layers] or null
   std::vector<char> sparse;    // [rows], set when a layer attended fewer tokens than it held
 };
 

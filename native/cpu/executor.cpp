@@ -1,5 +1,5 @@
 // The CPU executor: checks what it is asked, cuts it into passes, and keeps the caches.
-#include "core/executor.h"
+#include "cpu/executor.h"
 
 #include <algorithm>
 #include <map>
@@ -199,14 +199,17 @@ class CpuExecutor final : public Executor {
     r.logits_out.assign(static_cast<size_t>(r.logits == Logits::all ? n * spec_.vocab : 0), 0.0f);
     r.nll_out.assign(r.targets.size(), 0.0f);
     r.pages_out.clear();
+    r.recall_out.assign(static_cast<size_t>(r.recall_top > 0 ? n * spec_.n_layers : 0), 0.0f);
     if (!r.pages) return;
     const MethodOptions& o = r.branch->method;
+    if (o.only_layer >= 0) throw Error("E_FEED", "pages are traced of methods that act in every layer, not of one with only_layer");
     if (method_info(o.method).kind != MethodKind::selector) {
       throw Error("E_FEED", std::string(method_info(o.method).name) + " selects no pages to trace");
     }
     const int64_t page_size = r.branch->pages.page_size();
     // Dense steps (n <= budget) can hold one page more than the budget has whole pages.
     r.pages_width = std::max(selected_pages(o, static_cast<int>(page_size)), (o.budget_tokens + page_size - 1) / page_size);
+    if (selects_tokens(o)) r.pages_width = std::min(o.budget_tokens, (r.branch->length() + n + page_size - 1) / page_size);
     const int64_t layers = std::max<int64_t>(0, spec_.n_layers - o.skip_layers);
     r.pages_out.assign(static_cast<size_t>(n * layers * spec_.n_heads * r.pages_width), -1);
   }
@@ -227,6 +230,10 @@ class CpuExecutor final : public Executor {
       const int64_t layers = std::max<int64_t>(0, spec_.n_layers - r.branch->method.skip_layers);
       w.trace = r.pages_out.data() + c.done * layers * spec_.n_heads * r.pages_width;
       w.trace_width = r.pages_width;
+    }
+    if (r.recall_top > 0) {
+      w.recall_top = r.recall_top;
+      w.recall = r.recall_out.data() + c.done * spec_.n_layers;
     }
     return w;
   }
@@ -265,13 +272,10 @@ class CpuExecutor final : public Executor {
 
 }  // namespace
 
-}  // namespace cpu
-
-std::unique_ptr<Executor> make_executor(const ModelSpec& spec, const std::string& device, int threads) {
-  if (device != "auto" && device != "cpu") {
-    throw Error("E_DEVICE", "device is \"" + device + "\", wanted auto or cpu");
-  }
-  return std::make_unique<cpu::CpuExecutor>(spec, threads);
+std::unique_ptr<Executor> make_cpu_executor(const ModelSpec& spec, int threads) {
+  return std::make_unique<CpuExecutor>(spec, threads);
 }
+
+}  // namespace cpu
 
 }  // namespace quest

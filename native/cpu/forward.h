@@ -22,6 +22,8 @@ struct Work {
   bool column_sums = false;
   int32_t* trace = nullptr;          // as in Segment, for this work's rows
   int64_t trace_width = 0;
+  int64_t recall_top = 0;
+  float* recall = nullptr;           // [ids, n_layers]
 
   float* logits = nullptr;           // [ids, vocab] or null
   std::span<const int32_t> targets;  // [ids] or empty

@@ -51,16 +51,63 @@ void append_tokens(ListItem& item, int64_t from, int64_t to, bool sink = false) 
   }
 }
 
+// Ascending tokens as runs.
+void append_token_list(ListItem& item, const std::vector<int32_t>& tokens) {
+  for (size_t i = 0; i < tokens.size();) {
+    size_t j = i + 1;
+    while (j < tokens.size() && tokens[j] == tokens[j - 1] + 1) ++j;
+    append_tokens(item, tokens[i], int64_t{tokens[j - 1]} + 1);
+    i = j;
+  }
+}
+
+// Calls f(first token, page's keys, tokens) for every page of the row's cache.
+template <class F>
+void each_page(const ListItem& item, int64_t layer, int64_t p0, int64_t p1, F&& f) {
+  CpuBranch& branch = *item.segment->branch;
+  const int64_t size = branch.pages.page_size();
+  for (int64_t p = p0; p < p1; ++p) {
+    f(p * size, branch.cache->store.keys(layer, branch.pages.pages()[static_cast<size_t>(p)], item.kv_head),
+      std::min(size, item.n - p * size));
+  }
+}
+
+// The oracle's scores: true logits, of every token or the highest of each page.
+void score_by_logits(const Kernels& kernels, int64_t layer, int64_t d, ListItem& item, const float* q, int64_t p0, int64_t p1) {
+  const bool tokens = selects_tokens(item.segment->branch->method);
+  const int64_t size = item.segment->branch->pages.page_size();
+  const float scale = 1.0f / std::sqrt(static_cast<float>(d));
+  std::vector<float> logits(static_cast<size_t>(size));
+  each_page(item, layer, p0, p1, [&](int64_t at, const float* keys, int64_t count) {
+    float* out = tokens ? item.page_scores.data() + at : logits.data();
+    kernels.dot_rows(q, d, 1, keys, d, count, d, scale, out, size);
+    if (tokens) return;
+    float best = kMinusInfinity;
+    for (int64_t j = 0; j < count; ++j) best = out[j] > best ? out[j] : best;  // NaN never is
+    item.page_scores[static_cast<size_t>(at / size)] = best;
+  });
+}
+
 void list_selected(const AttentionShape& shape, int64_t layer, ListItem& item) {
   const CpuBranch& branch = *item.segment->branch;
   const int page_size = branch.pages.page_size();
   const int64_t n_pages = (item.n + page_size - 1) / page_size;
+  if (selects_tokens(branch.method)) {
+    std::vector<int32_t> tokens, seen;
+    select_tokens(branch.method, item.page_scores.data(), item.n, tokens);
+    append_token_list(item, tokens);
+    if (!item.segment->trace) return;
+    for (int32_t t : tokens) {
+      if (seen.empty() || seen.back() != t / page_size) seen.push_back(t / page_size);
+    }
+    trace_pages(shape, layer, item, seen, true);
+    return;
+  }
   const bool scores_open = scores_open_page(branch.method.method);
   if (item.heads > 1) combine_heads(item, branch.method.group, n_pages);
-  std::vector<int32_t> pages;
-  select_pages(branch.method, page_size, item.page_scores.data(), n_pages, pages);
-  trace_pages(shape, layer, item, pages, !scores_open);
-  for (int32_t p : pages) append_tokens(item, int64_t{p} * page_size, std::min<int64_t>(item.n, int64_t{p + 1} * page_size));
+  select_pages(branch.method, page_size, item.page_scores.data(), n_pages, item.pages);
+  trace_pages(shape, layer, item, item.pages, !scores_open);
+  for (int32_t p : item.pages) append_tokens(item, int64_t{p} * page_size, std::min<int64_t>(item.n, int64_t{p + 1} * page_size));
 }
 
 }  // namespace
@@ -68,7 +115,7 @@ void list_selected(const AttentionShape& shape, int64_t layer, ListItem& item) {
 Reading reading_of(const MethodOptions& o, int64_t layer, int64_t n) {
   const MethodKind kind = method_info(o.method).kind;
   // An evictor keeps its statistics while the cache is still within the budget, and reads everything then.
-  if (kind == MethodKind::evictor && layer >= o.skip_layers) return Reading::evictor;
+  if (kind == MethodKind::evictor && acts_in_layer(o, layer)) return Reading::evictor;
   if (is_dense_step(o, layer, n)) return Reading::dense;
   return kind == MethodKind::selector ? Reading::selector : Reading::window;
 }
@@ -76,12 +123,23 @@ Reading reading_of(const MethodOptions& o, int64_t layer, int64_t n) {
 int64_t pages_to_score(const ListItem& item) {
   const CpuBranch& branch = *item.segment->branch;
   const int64_t n_pages = (item.n + branch.pages.page_size() - 1) / branch.pages.page_size();
+  if (selects_tokens(branch.method)) return n_pages;
   if (selected_pages(branch.method, branch.pages.page_size()) >= n_pages) return 0;
   return scores_open_page(branch.method.method) ? n_pages : n_pages - 1;
 }
 
+int64_t score_slots(const ListItem& item) {
+  const CpuBranch& branch = *item.segment->branch;
+  if (selects_tokens(branch.method)) return item.n;
+  return item.heads * ((item.n + branch.pages.page_size() - 1) / branch.pages.page_size());
+}
+
 void score_pages(const Kernels& kernels, int64_t layer, int64_t d, ListItem& item, const float* q, int64_t p0, int64_t p1) {
   CpuBranch& branch = *item.segment->branch;
+  if (branch.method.method == Method::oracle) {
+    score_by_logits(kernels, layer, d, item, q, p0, p1);
+    return;
+  }
   KvStore& store = branch.cache->store;
   const auto& ids = branch.pages.pages();
   const int64_t size = branch.pages.page_size();
@@ -136,16 +194,30 @@ void list_keys(const AttentionShape& shape, int64_t layer, ListItem& item) {
       break;
     case Reading::evictor: {
       const auto& sets = branch.kept[static_cast<size_t>(layer)];
-      const auto& tokens = sets[sets.size() == 1 ? 0 : static_cast<size_t>(item.kv_head)].tokens;
-      for (size_t i = 0; i < tokens.size();) {
-        size_t j = i + 1;
-        while (j < tokens.size() && tokens[j] == tokens[j - 1] + 1) ++j;
-        append_tokens(item, tokens[i], int64_t{tokens[j - 1]} + 1);
-        i = j;
-      }
+      append_token_list(item, sets[sets.size() == 1 ? 0 : static_cast<size_t>(item.kv_head)].tokens);
       break;
     }
   }
+}
+
+float recalled(const Kernels& kernels, int64_t layer, int64_t d, const ListItem& item, const float* q, int64_t top) {
+  const CpuBranch& branch = *item.segment->branch;
+  const int64_t size = branch.pages.page_size(), n = item.n;
+  const float scale = 1.0f / std::sqrt(static_cast<float>(d));
+  std::vector<float> logits(static_cast<size_t>(item.heads * n));
+  each_page(item, layer, 0, (n + size - 1) / size, [&](int64_t at, const float* keys, int64_t count) {
+    kernels.dot_rows(q, d, item.heads, keys, d, count, d, scale, logits.data() + at, n);
+  });
+  float total = 0;
+  std::vector<int32_t> best;
+  for (int64_t h = 0; h < item.heads; ++h) {
+    select_top(logits.data() + h * n, n, top, best);
+    const auto found = std::count_if(best.begin(), best.end(), [&](int32_t t) {
+      return item.keys.contains(branch.pages.pages()[static_cast<size_t>(t / size)], static_cast<int32_t>(t % size));
+    });
+    total += static_cast<float>(found) / static_cast<float>(best.size());
+  }
+  return total;
 }
 
 void count_token_in(const AttentionShape& shape, int64_t layer, CpuBranch& branch, int64_t n) {

@@ -26,6 +26,11 @@ void KeyList::append(int32_t page, int32_t offset, int32_t count, bool sink) {
 
 int64_t KeyList::span_tokens(int64_t span) const { return std::min(kSpanTokens, tokens_ - span * kSpanTokens); }
 
+bool KeyList::contains(int32_t page, int32_t offset) const {
+  return std::any_of(runs_.begin(), runs_.end(),
+                     [=](const Run& r) { return r.page == page && r.offset <= offset && offset < r.offset + r.count; });
+}
+
 void Softmax::reset(int64_t rows, int64_t d) {
   max.assign(static_cast<size_t>(rows), -std::numeric_limits<float>::infinity());
   sum.assign(static_cast<size_t>(rows), 0.0f);

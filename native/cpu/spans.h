@@ -32,12 +32,26 @@ class KeyList {
     return next < starts_.size() ? runs_.data() + starts_[next] : runs_.data() + runs_.size();
   }
   int64_t pages() const { return pages_; }  // distinct pages when appended in order
+  bool contains(int32_t page, int32_t offset) const;
 
  private:
   std::vector<Run> runs_;
   std::vector<size_t> starts_;  // first run of each span
   int64_t tokens_ = 0;
   int64_t pages_ = 0;
+};
+
+// Partial results of one list, span by span.
+struct Partials {
+  std::vector<float> scores;           // [spans or 1, heads, kSpanTokens]; every span's where probabilities are wanted
+  std::vector<float> max, sum, value;  // [spans, heads], [spans, heads], [spans, heads, d]
+
+  void size(int64_t spans, int64_t heads, int64_t d, bool keep_scores) {
+    scores.resize(static_cast<size_t>((keep_scores ? spans : 1) * heads * kSpanTokens));
+    max.resize(static_cast<size_t>(spans * heads));
+    sum.resize(static_cast<size_t>(spans * heads));
+    value.resize(static_cast<size_t>(spans * heads * d));
+  }
 };
 
 // Running softmax state of `rows` queries: maximum, sum, weighted values.

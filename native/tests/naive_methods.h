@@ -79,6 +79,26 @@ inline double page_score(const Shape& s, const Cache& c, int64_t kv_head, int64_
   return total;
 }
 
+// Logits of one head over the first n tokens.
+inline Vector logits(const Shape& s, const Cache& c, int64_t head, int64_t n, const float* q) {
+  Vector x;
+  for (int64_t t = 0; t < n; ++t) x.push_back(dot(q, c.k[size_t(head / s.group())][size_t(t)].data(), s.d) / std::sqrt(double(s.d)));
+  return x;
+}
+
+// Mean over the heads of the share of the `top` tokens with the highest logits that are among the attended ones.
+inline double recall(const Shape& s, const Cache& c, int64_t n, const float* q, const std::vector<std::vector<int64_t>>& attended,
+                     int64_t top) {
+  double total = 0;
+  for (int64_t h = 0; h < s.heads; ++h) {
+    const auto wanted = best(logits(s, c, h, n, q + h * s.d), top);
+    int64_t found = 0;
+    for (int64_t t : wanted) found += std::count(attended[size_t(h)].begin(), attended[size_t(h)].end(), t);
+    total += double(found) / double(wanted.size());
+  }
+  return total / double(s.heads);
+}
+
 // A method's memory over the steps of one branch, one layer.
 class Layer {
  public:
@@ -123,16 +143,25 @@ class Layer {
       for (int64_t t : range(n - (B - o_.sinks), n)) tokens.push_back(t);
       return tokens;
     }
+    if (o_.method == Method::oracle && !o_.oracle_pages) {
+      auto tokens = best(logits(s_, c, head, n - 1, q + head * s_.d), B - 1);
+      tokens.push_back(n - 1);
+      return tokens;
+    }
     const bool paper = o_.method == Method::quest_paper;
     const int64_t pages = (n + s_.page_size - 1) / s_.page_size;
     const int64_t k = std::max<int64_t>(paper ? 3 : 1, B / s_.page_size);
-    const bool own_list = paper || o_.group == GroupMode::head;
+    const bool own_list = paper || o_.method == Method::oracle || o_.group == GroupMode::head;
     const int64_t h0 = own_list ? head : kv * s_.group(), h1 = own_list ? head + 1 : h0 + s_.group();
     Vector scores;
     for (int64_t p = 0; p < (paper ? pages : pages - 1); ++p) {
       double top = -INFINITY, total = 0;
       for (int64_t h = h0; h < h1; ++h) {
-        const double x = page_score(s_, c, kv, p, n, q + h * s_.d);
+        double x = page_score(s_, c, kv, p, n, q + h * s_.d);
+        if (o_.method == Method::oracle) {
+          const Vector all = logits(s_, c, h, std::min(n, (p + 1) * s_.page_size), q + h * s_.d);
+          x = *std::max_element(all.begin() + p * s_.page_size, all.end());
+        }
         top = std::max(top, x);
         total += x;
       }

@@ -83,7 +83,8 @@ class Fixture {
   }
 
   // Attention of `rows` rows whose last one is the newest token; the output was poisoned.
-  std::vector<float> run(CpuBranch& b, int64_t rows, bool prefill, bool column_sums = false) {
+  // recall [rows, 1], where given.
+  std::vector<float> run(CpuBranch& b, int64_t rows, bool prefill, bool column_sums = false, float* recall = nullptr) {
     std::vector<Segment> segments(1);
     Segment& s = segments[0];
     s.branch = &b;
@@ -91,6 +92,8 @@ class Fixture {
     s.base = b.length() - rows;
     s.prefill = prefill;
     s.column_sums = column_sums;
+    s.recall_top = 10;
+    s.recall = recall;
     s.sparse.assign(static_cast<size_t>(rows), 0);
     std::vector<float> out(static_cast<size_t>(rows * c_.heads * c_.d), std::nanf(""));
     attend(pool_, kernels_, shape_, 0, segments, q(s.base), q_sinks(s.base), out.data());
@@ -148,6 +151,10 @@ std::vector<Case> cases() {
       all.push_back({h[0], h[1], h[2], page, prompt, with(Method::streaming, budget, GroupMode::max, 5)});
       all.push_back({h[0], h[1], h[2], page, prompt, with(Method::h2o, budget)});
       all.push_back({h[0], h[1], h[2], page, prompt, with(Method::tova, budget)});
+      all.push_back({h[0], h[1], h[2], page, prompt, with(Method::oracle, budget)});
+      all.push_back({h[0], h[1], h[2], page, prompt, with(Method::oracle, 1)});
+      all.push_back({h[0], h[1], h[2], page, prompt, with(Method::oracle, budget)});
+      all.back().options.oracle_pages = true;
     }
   }
   return all;
@@ -164,9 +171,11 @@ TEST(Attention, EveryMethodMatchesTheNaiveReference) {
     int64_t attended = 0;
     for (int64_t step = 0; step < kSteps; ++step) {
       f.append(b, 1);
-      const auto out = f.run(b, 1, false);
+      float recall = std::nanf("");
+      const auto out = f.run(b, 1, false, false, &recall);
       const auto want = layer.step(f.reference(), b.length(), f.q(b.length() - 1), f.q_sinks(b.length() - 1));
       ASSERT_LT(largest_error(out, want, 0, c.heads, c.d), 2e-5);
+      ASSERT_NEAR(recall, naive::recall({c.heads, c.kv_heads, c.d, c.page_size}, f.reference(), b.length(), f.q(b.length() - 1), want.attended, 10), 1e-6);
       for (const auto& tokens : want.attended) attended += static_cast<int64_t>(tokens.size());
     }
     EXPECT_EQ(b.counters.tokens_attended, attended);
@@ -214,8 +223,91 @@ TEST(Attention, ParallelRowsEqualSingleStepsBitForBit) {
   }
 }
 
+// A text scored from its first token: rows below the budget are dense, the others are not, all in one pass.
+TEST(Attention, ATextFromPositionZeroInOnePassEqualsSingleSteps) {
+  std::vector<MethodOptions> all = {with(Method::full, 0), with(Method::quest, 64), with(Method::quest, 33, GroupMode::mean),
+                                    with(Method::quest_paper, 64), with(Method::streaming, 50), with(Method::oracle, 40),
+                                    with(Method::oracle, 48)};
+  all.back().oracle_pages = true;
+  for (const MethodOptions& options : all) {
+    for (int64_t page : {16, 4}) {
+      const Case c{6, 3, 64, page, 700 - kSteps, options};
+      SCOPED_TRACE(describe(c));
+      Fixture one(c, 1), many(c, 3);
+      CpuBranch a(one.branch()), b(many.branch());
+      a.method = b.method = options;
+      std::vector<float> together, apart, recall(700), recall_apart(700);
+      // Pages given back in between, so that the text's pages do not lie in order.
+      auto other = std::make_shared<CpuBranch>(many.branch());
+      many.append(*other, 5 * page);
+      for (int64_t rows : {65, 447, 188}) {
+        if (b.length() > 0) other.reset();
+        const int64_t base = b.length();
+        many.append(b, rows);
+        const auto out = many.run(b, rows, false, false, recall.data() + base);
+        together.insert(together.end(), out.begin(), out.end());
+      }
+      naive::Layer layer({c.heads, c.kv_heads, c.d, c.page_size}, options);
+      for (int64_t n = 1; n <= 700; ++n) {
+        one.append(a, 1);
+        const auto out = one.run(a, 1, false, false, &recall_apart[static_cast<size_t>(n - 1)]);
+        apart.insert(apart.end(), out.begin(), out.end());
+        if (n % 97 == 0) {
+          ASSERT_LT(largest_error(out, layer.step(one.reference(), n, one.q(n - 1), one.q_sinks(n - 1)), 0, c.heads, c.d), 2e-5);
+        }
+      }
+      ASSERT_EQ(together, apart);
+      EXPECT_EQ(recall, recall_apart);
+      EXPECT_EQ(a.counters.tokens_attended, b.counters.tokens_attended);
+      EXPECT_EQ(a.counters.kv_bytes, b.counters.kv_bytes);
+      EXPECT_EQ(a.counters.dense_kv_bytes, b.counters.dense_kv_bytes);
+      EXPECT_EQ(a.counters.metadata_bytes, b.counters.metadata_bytes);
+    }
+  }
+}
+
+TEST(Attention, ALayerOutsideOnlyLayerIsDenseForEveryMethod) {
+  for (Method m : {Method::quest, Method::quest_paper, Method::streaming, Method::h2o, Method::tova, Method::oracle}) {
+    Case c{4, 2, 64, 16, 300, with(m, 40)};
+    SCOPED_TRACE(describe(c));
+    Fixture f(c);
+    f.append(f.branch(), c.prompt);
+    CpuBranch full(f.branch()), other(f.branch()), acting(f.branch());
+    full.method = with(Method::full, 0);
+    other.method = acting.method = c.options;
+    other.method.only_layer = 1;  // the fixture is layer 0
+    acting.method.only_layer = 0;
+    for (CpuBranch* b : {&full, &other, &acting}) f.append(*b, 1), f.append(*b, 1);
+    const auto want = f.run(full, 1, false);
+    EXPECT_EQ(f.run(other, 1, false), want);
+    EXPECT_EQ(other.counters.tokens_attended, other.counters.tokens_available);
+    f.run(acting, 1, false);  // evictors evict after their first step
+    f.append(acting, 1), f.append(full, 1);
+    EXPECT_NE(f.run(acting, 1, false), f.run(full, 1, false));
+  }
+}
+
+// Teeth: one token fewer is noticed, by the output and by the recall.
+TEST(Attention, TheReferenceNoticesATokenThatTheOracleLeftOut) {
+  const Case c{4, 2, 64, 16, 300, with(Method::oracle, 12)};
+  Fixture f(c);
+  f.append(f.branch(), c.prompt);
+  CpuBranch b(f.branch());
+  b.method = c.options;
+  f.append(b, 1);
+  float recall = 0;
+  const auto out = f.run(b, 1, false, false, &recall);
+  EXPECT_EQ(recall, 1.0f);
+  MethodOptions fewer = c.options;
+  fewer.budget_tokens = 8;
+  naive::Layer layer({c.heads, c.kv_heads, c.d, c.page_size}, fewer);
+  const auto other = layer.step(f.reference(), b.length(), f.q(b.length() - 1), nullptr);
+  EXPECT_GT(largest_error(out, other, 0, c.heads, c.d), 1e-3);
+  EXPECT_LT(naive::recall({c.heads, c.kv_heads, c.d, c.page_size}, f.reference(), b.length(), f.q(b.length() - 1), other.attended, 10), 0.85);
+}
+
 TEST(Attention, ABudgetThatHoldsTheContextGivesTheBitsOfFull) {
-  for (Method m : {Method::quest, Method::quest_paper, Method::streaming, Method::h2o, Method::tova}) {
+  for (Method m : {Method::quest, Method::quest_paper, Method::streaming, Method::h2o, Method::tova, Method::oracle}) {
     const Case c{8, 2, 64, 16, 601, with(m, 601 + kSteps)};
     SCOPED_TRACE(describe(c));
     Fixture f(c);

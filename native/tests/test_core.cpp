@@ -98,6 +98,39 @@ TEST(Selection, QuestAlwaysAttendsTheLastPageAndThePaperScoresIt) {
   EXPECT_EQ(out, (std::vector<int32_t>{0, 2, 3})) << "never fewer than three pages";
 }
 
+TEST(Selection, TheOracleKeepsTheNewestTokenAndTheHighestLogits) {
+  MethodOptions o;
+  o.method = Method::oracle;
+  o.budget_tokens = 4;
+  std::vector<int32_t> out;
+  const std::vector<float> logits = {1, kNan, 7, 3, 3, 3, -5};
+  select_tokens(o, logits.data(), 7, out);
+  EXPECT_EQ(out, (std::vector<int32_t>{2, 3, 4, 6})) << "of equals the lower index wins";
+  o.budget_tokens = 1;
+  select_tokens(o, logits.data(), 7, out);
+  EXPECT_EQ(out, (std::vector<int32_t>{6}));
+  EXPECT_NO_THROW(validate_method(o, 16)) << "single tokens need no page";
+  o.oracle_pages = true;
+  EXPECT_THROW(validate_method(o, 16), Error);
+}
+
+TEST(Methods, ActInTheirLayersOnly) {
+  MethodOptions o;
+  o.method = Method::quest;
+  o.budget_tokens = 32;
+  EXPECT_FALSE(acts_in_layer(o, 1));
+  EXPECT_TRUE(acts_in_layer(o, 2));
+  o.skip_layers = 0;
+  o.only_layer = 3;
+  EXPECT_TRUE(is_dense_step(o, 2, 100));
+  EXPECT_FALSE(is_dense_step(o, 3, 100));
+  EXPECT_TRUE(is_dense_step(o, 3, 32));
+  EXPECT_TRUE(is_dense_step(o, 4, 100));
+  EXPECT_NO_THROW(validate_method(o, 16));
+  o.skip_layers = 4;
+  EXPECT_THROW(validate_method(o, 16), Error) << "layer 3 is among those that stay dense";
+}
+
 TEST(Eviction, DropsTheLowestOutsideTheProtectedTail) {
   KeptSet set{{10, 11, 12, 13, 14, 15}, {5, 1, kNan, 1, 0, 0}};
   auto scores = set.accumulated;

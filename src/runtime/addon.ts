@@ -5,7 +5,7 @@ import { QuestError } from '../errors.js';
 import { packageRoot } from '../model/package_root.js';
 import type { ModelSpec } from '../model/spec.js';
 
-export type MethodName = 'full' | 'quest' | 'quest-paper' | 'streaming' | 'h2o' | 'tova';
+export type MethodName = 'full' | 'quest' | 'quest-paper' | 'streaming' | 'h2o' | 'tova' | 'oracle';
 export type GroupMode = 'max' | 'mean' | 'head';
 
 /** One branch's KV method, as spec'd in the paper and README. Budgets count tokens. */
@@ -16,6 +16,10 @@ export interface MethodOptions {
   group: GroupMode;
   sinks: number;
   h2oPrefill: boolean;
+  /** The oracle takes whole pages by their highest logit, not single tokens. */
+  oraclePages?: boolean;
+  /** For analyses: the method acts in this layer alone, all others are dense. Absent: in every layer from `skipLayers` on. */
+  onlyLayer?: number;
 }
 
 /** What a branch has read since its fork, summed over decode steps, layers and heads. */
@@ -56,6 +60,8 @@ export interface FeedItem {
   targets?: Int32Array;
   /** Record the pages each query head attends (selectors only). */
   pages: boolean;
+  /** Measure how many of this many highest-attention tokens each step attends. */
+  recallTop?: number;
 }
 
 export interface FeedResult {
@@ -66,6 +72,8 @@ export interface FeedResult {
   /** [steps * sparse layers, nHeads, width] int32 page indices; see methods: last page first for quest, sorted for quest-paper. -1 pads. */
   pages?: Int32Array;
   pagesWidth?: number;
+  /** [ids.length, nLayers] fp32, 0 to 1: mean over query heads; 1 in dense layers. With `recallTop` only. */
+  recall?: Float32Array;
 }
 
 export interface SamplingOptions {

@@ -80,6 +80,8 @@ export interface Feed {
   logits?: 'none' | 'last' | 'all';
   targets?: Int32Array;
   pages?: boolean;
+  /** Measure the recall of this many highest-attention tokens (see `FeedItem`). */
+  recallTop?: number;
 }
 
 export class Model implements Disposable {
@@ -110,12 +112,13 @@ export class Model implements Disposable {
 
   /** Feeds tokens as decode steps through each branch's method, all branches together, in parallel where that is exact. */
   feed(feeds: Feed[], options: JobOptions = {}): Promise<FeedResult[]> {
-    const items = feeds.map(({ sequence, ids, logits, targets, pages }) => ({
+    const items = feeds.map(({ sequence, ids, logits, targets, pages, recallTop }) => ({
       sequence: sequence.native,
       ids,
       logits: logits ?? 'none',
       targets,
       pages: pages ?? false,
+      recallTop,
     }));
     return runJob(options.signal, (job) => this.native.feed(job, items, options.onProgress ?? ignore));
   }

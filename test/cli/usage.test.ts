@@ -198,7 +198,7 @@ describe('plans', () => {
     await refused(
       ['passkey', '--dry-run', '--max-memory', '10M'],
       3,
-      /needs about \d+ MB \(weights 13 MB, KV .*; --max-memory allows 10 MB/,
+      /needs about \d+ MB \(weights 15 MB, KV .*; --max-memory allows 10 MB/,
       /shorter context/,
     );
   });
