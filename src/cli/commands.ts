@@ -22,6 +22,8 @@ export interface CommandSpec {
   summary: string;
   /** Positional argument as commander writes it. */
   argument?: { name: string; help: string };
+  /** A second one. */
+  names?: { name: string; help: string };
   examples: readonly string[];
   load(): Promise<{ run: RunCommand }>;
 }
@@ -36,6 +38,43 @@ export const COMMANDS: readonly CommandSpec[] = [
       'quest passkey --dry-run',
     ],
     load: () => import('./commands/passkey.js'),
+  },
+  {
+    name: 'ppl',
+    summary: 'perplexity of long texts over positions (Figure 6): PG-19, Moby-Dick or a file',
+    examples: [
+      'quest ppl --tokens 8000 --budget 512,2048 --method full,quest,streaming',
+      'quest ppl --dataset pg19 --books all',
+      'quest ppl --text novel.txt --stride 16000 --tokens 100000',
+    ],
+    load: () => import('./commands/ppl.js'),
+  },
+  {
+    name: 'analyze',
+    summary: 'how much KV each layer needs (sparsity, Figure 3), and what methods miss (recall, Figure 4)',
+    argument: { name: '[analysis]', help: 'sparsity or recall' },
+    examples: [
+      'quest analyze sparsity --tokens 4096',
+      'quest analyze recall --context 10000 --budget 64,256,1024',
+    ],
+    load: () => import('./commands/analyze.js'),
+  },
+  {
+    name: 'longbench',
+    summary: 'LongBench (Figure 7 of the paper): scores of KV methods over budgets, task by task',
+    examples: [
+      'quest longbench --sample --limit 1',
+      'quest longbench --task qasper,hotpotqa --limit 50',
+      'quest longbench --task all --e --method full,quest --budget 1024,2048',
+    ],
+    load: () => import('./commands/longbench.js'),
+  },
+  {
+    name: 'score',
+    summary: 'score the predictions of a quest longbench run again, without the model',
+    argument: { name: '<dir>', help: 'the folder of the run' },
+    examples: ['quest score runs/longbench-0a1b2c3d', 'quest score runs/longbench-0a1b2c3d --format csv'],
+    load: () => import('./commands/score.js'),
   },
   {
     name: 'generate',
@@ -60,6 +99,34 @@ export const COMMANDS: readonly CommandSpec[] = [
     argument: { name: '[text]', help: 'text, or ids with --decode (default: standard input)' },
     examples: ['quest tokenize "Hello there"', 'quest tokenize --file book.txt | quest tokenize --decode'],
     load: () => import('./commands/tokenize.js'),
+  },
+  {
+    name: 'data',
+    summary: 'the datasets: what is there, pulling them, verifying them',
+    argument: { name: '<action>', help: 'list, pull or verify' },
+    names: {
+      name: '[names...]',
+      help: 'longbench, pg19, or one file: longbench/qasper, pg19/860 (default: all)',
+    },
+    examples: [
+      'quest data list',
+      'quest data pull longbench',
+      'quest data pull pg19/10146',
+      'quest data verify',
+    ],
+    load: () => import('./commands/data.js'),
+  },
+  {
+    name: 'model',
+    summary: 'the models of the hub cache: pulling, listing, memory, verifying',
+    argument: { name: '<action>', help: 'pull, list, info or verify' },
+    names: { name: '[models...]', help: 'ORG/NAME; for info also a folder or a built-in name' },
+    examples: [
+      'quest model pull lmsys/longchat-7b-v1.5-32k',
+      'quest model info quest-tiny --context 32768',
+      'quest model verify lmsys/longchat-7b-v1.5-32k',
+    ],
+    load: () => import('./commands/model.js'),
   },
   {
     name: 'doctor',

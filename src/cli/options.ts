@@ -3,8 +3,22 @@
  * A config key, a CSV column and a field in code is the flag's name with underscores.
  */
 import { METHOD_NAMES, METHODS } from '../../eval/methods.js';
+import { LONGBENCH_OPTIONS } from './options_longbench.js';
+import { TEXT_OPTIONS } from './options_ppl.js';
+import { PULL_OPTIONS } from './options_pull.js';
 
-export type CommandName = 'passkey' | 'generate' | 'logits' | 'tokenize' | 'doctor';
+export type CommandName =
+  | 'passkey'
+  | 'longbench'
+  | 'score'
+  | 'ppl'
+  | 'analyze'
+  | 'generate'
+  | 'logits'
+  | 'tokenize'
+  | 'data'
+  | 'model'
+  | 'doctor';
 export type OptionType =
   | 'string'
   | 'int'
@@ -36,8 +50,11 @@ export interface OptionSpec {
   hidden?: boolean;
 }
 
-const ALL: readonly CommandName[] = ['passkey', 'generate', 'logits', 'tokenize', 'doctor'];
-const RUNS: readonly CommandName[] = ['passkey', 'generate', 'logits'];
+const RUNS: readonly CommandName[] = ['passkey', 'longbench', 'ppl', 'analyze', 'generate', 'logits'];
+const WITH_MODEL: readonly CommandName[] = [...RUNS, 'tokenize', 'doctor'];
+const ALL: readonly CommandName[] = [...WITH_MODEL, 'score', 'data', 'model'];
+/** Evaluations, which leave a folder of results. */
+const TABLES: readonly CommandName[] = ['passkey', 'longbench', 'ppl', 'analyze'];
 const PASSKEY: readonly CommandName[] = ['passkey'];
 const GENERATE: readonly CommandName[] = ['generate'];
 const LOGITS: readonly CommandName[] = ['logits'];
@@ -91,6 +108,8 @@ export const OPTIONS: readonly OptionSpec[] = [
     commands: PASSKEY,
     help: "depths of the key in percent, used in turn (default: the protocol's floor(100/N)*(i+1))",
   }),
+  ...LONGBENCH_OPTIONS,
+  ...TEXT_OPTIONS,
   // generate
   command({
     name: 'prompt',
@@ -194,6 +213,7 @@ export const OPTIONS: readonly OptionSpec[] = [
     cliOnly: true,
     help: "write the model's expected self-check output",
   }),
+  ...PULL_OPTIONS,
   // methods
   method({
     name: 'method',
@@ -279,6 +299,7 @@ export const OPTIONS: readonly OptionSpec[] = [
     type: 'string',
     default: 'quest-tiny',
     placeholder: 'REF',
+    commands: WITH_MODEL,
     help: 'a folder in Hugging Face layout, a hub id in the local cache, or a built-in name',
   }),
   global({
@@ -307,7 +328,7 @@ export const OPTIONS: readonly OptionSpec[] = [
     max: Number.MAX_SAFE_INTEGER,
     default: 0,
     placeholder: 'N',
-    commands: ['passkey', 'generate'],
+    commands: ['passkey', 'analyze', 'generate'],
     help: 'seed of everything random',
   }),
   global({
@@ -315,7 +336,7 @@ export const OPTIONS: readonly OptionSpec[] = [
     short: 'o',
     type: 'string',
     placeholder: 'DIR',
-    commands: PASSKEY,
+    commands: TABLES,
     help: 'folder for results; the same folder resumes (default: runs/<command>-<hash of the plan>)',
   }),
   global({
@@ -324,7 +345,7 @@ export const OPTIONS: readonly OptionSpec[] = [
     choices: ['table', 'csv', 'json', 'md'],
     default: 'table',
     placeholder: 'F',
-    commands: [...RUNS, 'doctor'],
+    commands: [...RUNS, 'doctor', 'score', 'data', 'model'],
     help: 'form of the result on standard output',
   }),
   global({

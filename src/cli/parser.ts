@@ -78,6 +78,7 @@ export function createParser(version: string, found: (invocation: Invocation) =>
       .configureOutput({ writeOut, writeErr: () => {} })
       .addHelpText('after', `\nExamples:\n${spec.examples.map((line) => `  ${line}`).join('\n')}\n`);
     if (spec.argument !== undefined) command.argument(spec.argument.name, spec.argument.help);
+    if (spec.names !== undefined) command.argument(spec.names.name, spec.names.help);
     for (const option of specs) addOption(command, option);
     command.action(() => found({ command: spec, args: command.args, raw: rawValues(command, specs) }));
   }

@@ -52,7 +52,7 @@ export async function findInHubCache(id: HubId, env: NodeJS.ProcessEnv = process
   const what = (await isFolder(store)) ? `revision ${show(id.revision)} of ${id.repo}` : id.repo;
   const revision = id.revision === 'main' ? '' : ` --revision ${id.revision}`;
   throw new QuestError('E_HUB', `${what} is not in the hub cache ${cache}`, {
-    hint: `fetch it with: hf download ${id.repo}${revision} (or point HF_HOME at the cache that holds it, or give a folder)`,
+    hint: `fetch it with: quest model pull ${id.repo}${revision} (or hf download ${id.repo}${revision}; or point HF_HOME at the cache that holds it, or give a folder)`,
   });
 }
 
