@@ -54,7 +54,11 @@ export function rowKeys(plan: Plan, item: TaskItem): (cell: Cell) => string {
     model: plan.model.fingerprint,
     prefill: idsHash(item.prefillIds),
     steps: idsHash(item.stepIds),
-    generate: { max_new_tokens: item.maxNewTokens, temperature: 0 },
+    generate: {
+      max_new_tokens: item.maxNewTokens,
+      temperature: 0,
+      ...(item.stopIds && { stop_ids: item.stopIds }),
+    },
   };
   return (cell) => sha256(JSON.stringify({ ...common, cell: cellOptions(cell) })).slice(0, 24);
 }

@@ -5,6 +5,7 @@
 import { QuestError } from '../src/errors.js';
 import type { Tokenizer } from '../src/model/index.js';
 import type { Model, Sequence } from '../src/runtime/index.js';
+import { generateAnswers } from './answers.js';
 import { JOURNAL_VERSION, type Journal, type JournalRow } from './journal.js';
 import { type Cell, cellOptions } from './methods.js';
 import { type Plan, rowKeys } from './plan.js';
@@ -115,18 +116,16 @@ async function runItem(
     try {
       for (const cell of group) branches.push(base.fork(cell.method));
       started = performance.now();
-      await model.feed(
-        branches.map((sequence) => ({ sequence, ids: item.stepIds, logits: 'none' })),
+      const fed = await model.feed(
+        branches.map((sequence) => ({ sequence, ids: item.stepIds, logits: item.stopIds ? 'last' : 'none' })),
         { signal, onProgress: report('question', 0.6, 0.9) },
       );
       const feed_s = seconds(started);
 
       started = performance.now();
       let tokens = 0;
-      const outputs = await model.generate(branches, {
-        maxTokens: item.maxNewTokens,
-        stopIds: Int32Array.from(options.eosIds),
-        sampling: { temperature: 0, topP: 1, seed: 0 },
+      const outputs = await generateAnswers(model, branches, fed, item, {
+        eosIds: options.eosIds,
         signal,
         onToken: () => report('answer', 0.9, 1)(++tokens, item.maxNewTokens * branches.length),
       });

@@ -10,6 +10,8 @@ export interface TaskItem {
   stepIds: Int32Array;
   /** Generation stops here or at an end-of-sequence token. */
   maxNewTokens: number;
+  /** More tokens that end the answer. They may not be its first token: then the likeliest other one is taken. */
+  stopIds?: readonly number[];
   /** What reports need to know beside the score, e.g. depth and expected answer. */
   fields: Record<string, string | number>;
   /** 0 to 1, from the generated text. */

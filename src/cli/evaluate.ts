@@ -33,6 +33,12 @@ export interface Evaluation {
   /** Tokens of the longest item with its decode steps, and the steps of one branch. */
   longestTokens: number;
   longestSteps: number;
+  /** What runs the plan where items are not answered by generating; absent: {@link runPlan}. */
+  run?: typeof runPlan;
+  /** Memory, where not all branches of an item are alive at once. */
+  memory?: MemoryEstimate;
+  /** What an item is called. */
+  unit?: string;
 }
 
 export interface EvaluationResult {
@@ -52,7 +58,8 @@ export function outputFolder(settings: Settings, plan: Plan): string {
 
 /** Memory for the plan's longest item with all its branches. */
 export function planMemory(evaluation: Evaluation): MemoryEstimate {
-  const { checkpoint, plan, longestTokens, longestSteps } = evaluation;
+  const { checkpoint, plan, longestTokens, longestSteps, memory } = evaluation;
+  if (memory !== undefined) return memory;
   const budgeted = (cell: Cell) => methodDefinition(cell.method.method).kind === 'evictor';
   return estimateMemory({
     spec: checkpoint.spec,
@@ -85,7 +92,7 @@ export async function evaluate(
   evaluation: Evaluation,
   finish: (result: EvaluationResult) => Promise<void>,
 ): Promise<EvaluationResult> {
-  const { context, settings, checkpoint, tokenizer, plan } = evaluation;
+  const { context, settings, checkpoint, tokenizer, plan, run = runPlan, unit = 'samples' } = evaluation;
   const { out, signal } = context;
   const folder = outputFolder(settings, plan);
   checkFolder(folder);
@@ -97,7 +104,7 @@ export async function evaluate(
     writePlan(folder, plan);
     const before = journal.size;
     out.note(
-      `${plan.task.name}: ${plan.task.count} samples x ${plan.cells.length} cells (${describeCells(plan.cells)}) -> ${folder}`,
+      `${plan.task.name}: ${plan.task.count} ${unit} x ${plan.cells.length} cells (${describeCells(plan.cells)}) -> ${folder}`,
     );
     for (const note of budgetNotes(plan.cells)) out.note(note);
     if (before > 0) out.note(`resuming: the journal has ${before} rows`);
@@ -105,7 +112,7 @@ export async function evaluate(
     let progress: Progress | undefined;
     let grid: RowGrid;
     try {
-      grid = await runPlan({
+      grid = await run({
         plan,
         journal,
         tokenizer,
@@ -180,7 +187,7 @@ function roughSeconds(
 
 /** `--dry-run`: the plan, its size, memory and rough time. Loads no weights and writes nothing. */
 export async function describePlan(evaluation: Evaluation, cores: number): Promise<string> {
-  const { settings, checkpoint, plan } = evaluation;
+  const { settings, checkpoint, plan, unit = 'samples' } = evaluation;
   const folder = outputFolder(settings, plan);
   checkFolderPlan(folder, plan);
   const have = new Set(readJournal(folder).map((row) => row.key));
@@ -192,7 +199,7 @@ export async function describePlan(evaluation: Evaluation, cores: number): Promi
   const lines: [string, string][] = [
     [
       'plan',
-      `${plan.task.name} on ${checkpoint.name}, ${plan.task.count} samples x ${plan.cells.length} cells`,
+      `${plan.task.name} on ${checkpoint.name}, ${plan.task.count} ${unit} x ${plan.cells.length} cells`,
     ],
     ['cells', describeCells(plan.cells)],
     ...budgetNotes(plan.cells).map((note): [string, string] => ['', note]),

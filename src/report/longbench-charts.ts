@@ -1,0 +1,179 @@
+/** LongBench as pictures: score over the KV budget, one chart per task, and all of them in one figure like the paper's Figure 7. */
+import type { TopLevelSpec } from 'vega-lite';
+import { dataTitle, isSample, type LongBenchReport, type LongBenchTaskResult } from './longbench.js';
+
+const LOOK: Readonly<Record<string, { color: string; shape: string }>> = {
+  Full: { color: '#444444', shape: 'circle' },
+  Quest: { color: '#d1495b', shape: 'circle' },
+  'Quest (paper)': { color: '#edae49', shape: 'square' },
+  StreamingLLM: { color: '#00798c', shape: 'triangle-up' },
+  H2O: { color: '#30638e', shape: 'diamond' },
+  TOVA: { color: '#7b5ea7', shape: 'cross' },
+  Oracle: { color: '#5f8a3c', shape: 'triangle-down' },
+};
+const SPARE = { color: '#a0522d', shape: 'triangle-right' };
+const OURS = 'measured here';
+const PAPER = 'paper, Figure 7';
+/** Two standard errors to each side, about a 95% interval. */
+const ERRORS = 1.96;
+
+interface Point {
+  method: string;
+  budget: number;
+  score: number;
+  lo: number | null;
+  hi: number | null;
+  source: string;
+  /** A method without a budget: a level line without points. */
+  level: boolean;
+}
+
+interface Axes {
+  low: number;
+  high: number;
+  budgets: number[];
+}
+
+/** Budgets of all tasks; a task that only ran dense methods still needs an axis. */
+function axesOf(report: LongBenchReport): Axes {
+  const all = report.tasks.flatMap(({ cells }) => cells.flatMap(({ cell }) => cell.budgetTokens ?? []));
+  const budgets = [...new Set(all)].sort((a, b) => a - b);
+  return { budgets, low: (budgets[0] ?? 1) / 1.3, high: (budgets.at(-1) ?? 1) * 1.3 };
+}
+
+function points(report: LongBenchReport, result: LongBenchTaskResult, axes: Axes): Point[] {
+  const labels = [
+    ...new Set(result.cells.flatMap(({ cell }) => (cell.budgetTokens === undefined ? [] : cell.label))),
+  ];
+  return result.cells.flatMap(({ cell, all }): Point[] => {
+    const { label: method, budgetTokens } = cell;
+    const paper = report.paper?.score(result.task, cell.method, budgetTokens);
+    const bare = { method, lo: null, hi: null };
+    if (budgetTokens === undefined) {
+      const line = (score: number, source: string): Point[] =>
+        [axes.low, axes.high].map((budget) => ({ ...bare, score, source, level: true, budget }));
+      return [...line(all.score, OURS), ...(paper === undefined ? [] : line(paper, PAPER))];
+    }
+    // Methods are moved a little sideways, so that equal scores stay visible.
+    const budget = budgetTokens * 1.045 ** (labels.indexOf(method) - (labels.length - 1) / 2);
+    const [lo, hi] = [all.score - ERRORS * all.stderr, all.score + ERRORS * all.stderr];
+    return [
+      {
+        method,
+        budget,
+        score: all.score,
+        lo: Math.max(0, lo),
+        hi: Math.min(100, hi),
+        source: OURS,
+        level: false,
+      },
+      ...(paper === undefined ? [] : [{ ...bare, budget, score: paper, source: PAPER, level: false }]),
+    ];
+  });
+}
+
+function panel(
+  report: LongBenchReport,
+  result: LongBenchTaskResult,
+  axes: Axes,
+  size: { width: number; height: number },
+) {
+  const values = points(report, result, axes);
+  const labels = [...new Set(report.tasks.flatMap(({ cells }) => cells.map(({ cell }) => cell.label)))];
+  const look = (label: string) => LOOK[label] ?? SPARE;
+  const hasPaper = report.paper !== undefined;
+  const heights = values.flatMap(({ score, lo, hi }) => [score, lo ?? score, hi ?? score]);
+  const [least, most] = [Math.min(...heights), Math.max(...heights)];
+  // Scores that are all but equal would get an axis of meaningless decimals.
+  const flat = most - least < 1 ? { domain: [Math.max(0, least - 1), Math.min(100, most + 1)] } : {};
+  const x = {
+    field: 'budget',
+    type: 'quantitative',
+    title: 'token budget (log scale)',
+    scale: { type: 'log', base: 2, domain: [axes.low, axes.high], nice: false },
+    axis: { values: axes.budgets, format: 'd', labelOverlap: true },
+  };
+  const y = {
+    field: 'score',
+    type: 'quantitative',
+    title: `${result.metric} x 100`,
+    scale: { zero: false, nice: true, padding: 6, ...flat },
+    axis: { tickCount: 5 },
+  };
+  const color = {
+    field: 'method',
+    type: 'nominal',
+    title: 'method',
+    sort: null,
+    scale: { domain: labels, range: labels.map((label) => look(label).color) },
+    legend: { symbolOpacity: 1 },
+  };
+  const shape = { ...color, scale: { domain: labels, range: labels.map((label) => look(label).shape) } };
+  const strokeDash = {
+    field: 'source',
+    type: 'nominal',
+    title: null,
+    scale: {
+      domain: [OURS, PAPER],
+      range: [
+        [1, 0],
+        [5, 4],
+      ],
+    },
+    legend: hasPaper ? { symbolType: 'stroke', symbolSize: 300, symbolStrokeColor: '#444' } : null,
+  };
+  const dots = (source: string, filled: boolean) => ({
+    transform: [{ filter: `!datum.level && datum.source === '${source}'` }],
+    mark: { type: 'point', filled, size: 60, opacity: 1, ...(filled ? {} : { fill: 'white' }) },
+    encoding: { x, y, color, shape },
+  });
+  return {
+    ...size,
+    data: { values },
+    layer: [
+      { mark: { type: 'line', strokeWidth: 2 }, encoding: { x, y, color, strokeDash } },
+      {
+        transform: [{ filter: 'datum.lo !== null' }],
+        mark: { type: 'rule', strokeWidth: 1.2, opacity: 0.45 },
+        encoding: { x, y: { ...y, field: 'lo' }, y2: { field: 'hi' }, color },
+      },
+      ...(hasPaper ? [dots(PAPER, false)] : []),
+      dots(OURS, true),
+    ],
+  };
+}
+
+const subtitle = (report: LongBenchReport, samples: string): string =>
+  `${report.modelName}, ${dataTitle(report)}, ${samples}; bars are 95% intervals`;
+
+/** Score of one task over the token budget, one line per method; `full` is a level line, the paper is dashed. */
+export function taskChart(report: LongBenchReport, result: LongBenchTaskResult): TopLevelSpec {
+  const name = isSample(report) ? `sample of ${result.title}` : result.title;
+  return {
+    title: {
+      text: `${name}: ${result.metric} over KV budget`,
+      subtitle: subtitle(report, `${result.samples} sample${result.samples === 1 ? '' : 's'}`),
+    },
+    ...panel(report, result, axesOf(report), { width: 520, height: 320 }),
+  } as unknown as TopLevelSpec;
+}
+
+/** All tasks side by side, in the shape of Figure 7. */
+export function allTasksChart(report: LongBenchReport): TopLevelSpec {
+  const axes = axesOf(report);
+  const total = report.tasks.reduce((sum, { samples }) => sum + samples, 0);
+  return {
+    title: {
+      text: `${isSample(report) ? 'Sample' : 'LongBench'}: score over KV budget`,
+      subtitle: subtitle(report, `${report.tasks.length} tasks, ${total} samples`),
+    },
+    columns: 3,
+    bounds: 'flush',
+    spacing: { row: 84, column: 64 },
+    concat: report.tasks.map((result) => ({
+      title: { text: result.title, anchor: 'middle', frame: 'group', fontSize: 12, offset: 6 },
+      ...panel(report, result, axes, { width: 230, height: 170 }),
+    })),
+    resolve: { scale: { color: 'shared', shape: 'shared', strokeDash: 'shared' } },
+  } as unknown as TopLevelSpec;
+}
