@@ -44,8 +44,8 @@ export function buildPrompt(task: string, row: LongBenchRow, options: PromptOpti
   let limit = options.maxLength;
   for (let attempt = 0; attempt < 8 && limit >= SHORTEST; attempt++) {
     let cut = text;
-    // No token stands for less than one byte, so short texts need no counting.
-    if (whole !== undefined || Buffer.byteLength(text) >= limit) {
+    // No token stands for less than one byte, BOS and a first space aside, so short texts need no counting.
+    if (whole !== undefined || Buffer.byteLength(text) + 2 >= limit) {
       whole ??= tokenizer.encode(text);
       if (whole.length > limit) cut = dropMiddle(whole, limit, tokenizer);
     }

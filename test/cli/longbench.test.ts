@@ -242,6 +242,20 @@ describe.skipIf(!hasAddon)('quest longbench --sample', { timeout: 120_000 }, () 
   });
 });
 
+describe.skipIf(!hasAddon)('the built-in model on the sample', { timeout: 120_000 }, () => {
+  test('finds the answers with all of the cache and with Quest, but not with what StreamingLLM keeps', async () => {
+    const { code, stdout } = await run([
+      ...['longbench', '--sample', '--limit', '1', '--task', 'qasper,hotpotqa', '--budget', '256'],
+      ...['--method', 'full,quest,streaming', '--out', join(folder, 'found'), '--format', 'json'],
+    ]);
+    expect(code).toBe(0);
+    const rows = JSON.parse(stdout) as { bucket: string; method: string; score: string }[];
+    const scores = rows.filter(({ bucket }) => bucket === 'all').map((row) => `${row.method} ${row.score}`);
+    const one = ['full 100.00', 'quest 100.00', 'streaming 0.00'];
+    expect(scores).toEqual([...one, ...one]);
+  });
+});
+
 describe.skipIf(!hasAddon)('quest longbench on files', { timeout: 120_000 }, () => {
   test('rows with the same prompt are scored by their own answers', async () => {
     const row = { input: 'Who?', context: 'A text about nobody.' };
