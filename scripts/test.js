@@ -1,7 +1,7 @@
 // The whole check: lint, types, vitest, native tests under AddressSanitizer and UndefinedBehaviorSanitizer.
-// Ends with one line `N passed, N failed`. `npm test -- --only lint|ts|native` runs one part.
+// Ends with one line `N passed, N failed`. `npm test -- --only lint|ts|native|cuda` runs one part.
 import { spawnSync } from 'node:child_process';
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { availableParallelism, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -75,7 +75,29 @@ function native() {
   addReport(report, ok, (r) => ({ passed: r.tests - r.failures - r.disabled, failed: r.failures }));
 }
 
-const parts = { lint, ts: typescript, native };
+/** Compiles the CUDA backend for one architecture where there is a compiler; its tests skip themselves without a GPU. */
+function cuda() {
+  const found = spawnSync('nvcc', ['--version']).status === 0 || existsSync('/usr/local/cuda/bin/nvcc');
+  if (!found) {
+    process.stdout.write('\nno nvcc on this machine: the CUDA backend is not compiled\n');
+    return;
+  }
+  const build = join('native', 'build-test-cuda');
+  const options = ['-DQUEST_TESTS=ON', '-DQUEST_CUDA=ON', '-DQUEST_CUDA_ARCHITECTURES=90a-real'];
+  const configured = run('cmake', ['-S', 'native', '-B', build, ...options]);
+  const target = ['--target', 'quest_cuda_tests', '-j', jobs];
+  if (!count(configured && run('cmake', ['--build', build, ...target]))) return;
+  const report = join(scratch, 'cuda.json');
+  const ok = run(join(build, 'quest_cuda_tests'), ['--gtest_brief=1', `--gtest_output=json:${report}`]);
+  addReport(report, ok, (r) => {
+    const cases = r.testsuites.flatMap((suite) => suite.testsuite);
+    const skipped = cases.filter((test) => test.result === 'SKIPPED').length;
+    if (skipped > 0) process.stdout.write(`${skipped} CUDA tests skipped: no GPU on this machine\n`);
+    return { passed: r.tests - r.failures - r.disabled - skipped, failed: r.failures };
+  });
+}
+
+const parts = { lint, ts: typescript, native, cuda };
 for (const [name, part] of Object.entries(parts)) {
   if (only === undefined || only === name) part();
 }

@@ -35,7 +35,11 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   instance->sequence = Napi::Persistent(Sequence::define(env));
   env.SetInstanceData(instance);
   exports.Set("version", QUEST_VERSION);
+#ifdef QUEST_HAVE_CUDA
+  exports.Set("cudaCompiled", Napi::Boolean::New(env, true));
+#else
   exports.Set("cudaCompiled", Napi::Boolean::New(env, false));
+#endif
   exports.Set("cpuInfo", Napi::Function::New(env, cpu_info));
   exports.Set("createJob", Napi::Function::New(env, create_job));
   exports.Set("loadModel", Napi::Function::New(env, Model::load));

@@ -1,6 +1,6 @@
 // Times the GPU kernels and whole decode steps, as CUDA graphs with cold L2, and prints a table.
 //
-//   quest_cuda_bench [bandwidth] [attention] [gemv] [gemm] [prefill] [e2e]      all but e2e when none is named
+//   quest_cuda_bench [attention] [gemv] [gemm] [prefill] [sweep] [e2e] [e2e-short]   the first four when none is named
 //
 // Attention runs over several copies of a layer in turn, so that no cache line of one is left from the last time. Times are
 // the median of repeats of a graph, divided by the copies in it; the spread is (maximum - minimum) / median. Percentages are
@@ -85,8 +85,8 @@ void bandwidth() {
   std::printf("%-28s %-44s %9.2f us  +-%4.1f%%  %.0f GB/s\n", "read", "2 GiB", t.us, 100 * t.spread, read_bandwidth / 1e9);
 }
 
-// One layer's attention at one context, in every way it can be read.
-void attention(int heads, int kv_heads, int context, const std::vector<int>& budgets) {
+// One layer's attention at one context, in every way it can be read. With `sweep`: over ways to cut it into blocks.
+void attention(int heads, int kv_heads, int context, const std::vector<int>& budgets, bool sweep = false) {
   const int d = 128, page = 16, pages = context / page;
   const int64_t kv_elements = int64_t{pages} * kv_heads * 2 * page * d, meta_elements = int64_t{pages} * kv_heads * 2 * d;
   // Enough copies that the smallest read, once around, is four times the L2 of 50 MB.
@@ -108,7 +108,7 @@ void attention(int heads, int kv_heads, int context, const std::vector<int>& bud
   Buffer<DecodeRow> rows(2);  // dense, sparse
   const DecodeShape shape{5, heads, kv_heads, d, 4, kv_heads, Half::fp16};
   const std::string name = std::to_string(context / 1024) + "K " + std::to_string(heads) + "/" + std::to_string(kv_heads);
-  const int splits = decode_splits(shape, 1, sms), blocks = estimate_blocks(shape, 1, pages, sms);
+  int splits = decode_splits(shape, 1, sms), blocks = estimate_blocks(shape, 1, pages, sms);
   Buffer<int32_t> lists(static_cast<size_t>(kv_heads) * 512);
 
   const auto decode = [&](const DecodeRow* row, int copy, int k) {
@@ -140,6 +140,19 @@ void attention(int heads, int kv_heads, int context, const std::vector<int>& bud
     sparse.list_pages = k;
     const DecodeRow both[] = {row, sparse};
     check(cudaMemcpy(rows.get(), both, sizeof(both), cudaMemcpyHostToDevice), "rows");
+    if (sweep) {
+      select(k);
+      for (int s : {4, 8, 12, 16, 24, 32, 48, 64}) {
+        splits = s;
+        print("dense attention", name + ", " + std::to_string(s) + " splits", each_copy([&](int c) { decode(rows.get(), c, 1); }), token_bytes * context);
+        print("sparse attention", name + ", " + std::to_string(s) + " splits", each_copy([&](int c) { decode(rows.get() + 1, c, k); }), token_bytes * budget);
+      }
+      for (int b : {2, 4, 8, 12, 16, 20, 32, 64}) {
+        blocks = b;
+        print("estimate", name + ", " + std::to_string(b) + " blocks", each_copy(score), token_bytes * pages);
+      }
+      continue;
+    }
     if (budget == budgets[0]) {
       dense = each_copy([&](int c) { decode(rows.get(), c, 1); });
       print("dense attention", name + ", " + std::to_string(splits) + " splits", dense, token_bytes * context);
@@ -297,7 +310,7 @@ int main(int argc, char** argv) {
   try {
     std::vector<std::string> what(argv + 1, argv + argc);
     const auto wanted = [&](const char* name) {
-      return std::find(what.begin(), what.end(), name) != what.end() || (what.empty() && std::strcmp(name, "e2e") != 0);
+      return std::find(what.begin(), what.end(), name) != what.end() || (what.empty() && std::strcmp(name, "e2e") != 0 && std::strcmp(name, "sweep") != 0);
     };
     check(cudaSetDevice(0), "cudaSetDevice");
     cudaDeviceProp properties{};
@@ -314,11 +327,17 @@ int main(int argc, char** argv) {
     if (wanted("gemv")) matrices(true);
     if (wanted("gemm")) matrices(false);
     if (wanted("prefill")) prefill_shapes();
+    if (wanted("sweep")) {
+      attention(32, 32, 32768, {2048}, true);
+      attention(32, 8, 32768, {2048}, true);
+    }
     if (wanted("e2e")) {
       end_to_end("llama2-7b", 32768, {0, 1024, 2048, 4096});
       end_to_end("llama2-7b", 8192, {0, 2048});
+      end_to_end("llama3.1-8b", 32768, {0, 2048});
       end_to_end("llama3.1-8b", 131072, {0, 2048, 4096});
     }
+    if (std::find(what.begin(), what.end(), "e2e-short") != what.end()) end_to_end("llama2-7b", 32768, {0, 2048});
   } catch (const Error& e) {
     std::fprintf(stderr, "%s: %s %s\n", e.code.c_str(), e.what(), e.hint.c_str());
     return 1;

@@ -96,7 +96,8 @@ class Executor {
                                                      const JobControl& job) = 0;
 };
 
-// device: "auto" or "cpu". threads 0 means all cores. Maps the weights. Throws Error E_DEVICE for any other device.
+// device: "cpu", "auto" (the CPU), "cuda" or "cuda:N". threads 0 means all cores. Throws Error E_DEVICE for any other device,
+// and for a GPU that cannot be used.
 std::unique_ptr<Executor> make_executor(const ModelSpec& spec, const std::string& device, int threads);
 
 }  // namespace quest

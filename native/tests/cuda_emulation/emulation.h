@@ -57,7 +57,7 @@ void mma16816(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
   const auto number = [](uint32_t word, int half) {
     const auto bits = static_cast<uint16_t>(word >> (16 * half));
     T t;
-    std::memcpy(&t, &bits, 2);
+    std::memcpy(static_cast<void*>(&t), &bits, 2);
     return static_cast<float>(t);
   };
   const int row = lane() / 4, column = lane() % 4 * 2;
@@ -119,6 +119,14 @@ inline unsigned __reduce_add_sync(unsigned, unsigned v) {
   for (int i = 0; i < 32; ++i) sum += all[i].words[0];
   return sum;
 }
+inline unsigned __reduce_min_sync(unsigned, unsigned v) {
+  quest::cuda::emulation::Slot s{};
+  s.words[0] = v;
+  const auto* all = quest::cuda::emulation::exchange(s);
+  for (int i = 0; i < 32; ++i) v = std::min(v, all[i].words[0]);
+  return v;
+}
+inline unsigned __reduce_max_sync(unsigned, unsigned v) { return ~__reduce_min_sync(0, ~v); }
 inline unsigned __ballot_sync(unsigned, bool v) {
   quest::cuda::emulation::Slot s{};
   s.words[0] = v;
@@ -140,6 +148,10 @@ inline unsigned atomicInc(unsigned* p, unsigned limit) {
 }
 inline void __threadfence() {}
 inline float __expf(float x) { return std::exp(x); }
+using std::max;
+using std::min;
+inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
+inline int __clz(int x) { return __builtin_clz(static_cast<unsigned>(x)); }
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 template <class V>
 V __ldg(const V* p) {

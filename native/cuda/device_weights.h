@@ -1,0 +1,42 @@
+// A model's weights on the GPU: matrices in the model's 16-bit format, norms in fp32, projections of one input side by side.
+#pragma once
+
+#include <vector>
+
+#include "core/job.h"
+#include "core/weights.h"
+#include "cuda/launch.h"
+
+namespace quest::cuda {
+
+struct DeviceLayer {
+  const float* attn_norm;  // [hidden]
+  const void* qkv;         // [(n_heads + 2 n_kv_heads) * head_dim, hidden]
+  const void* o;           // [hidden, n_heads * head_dim]
+  const float* ffn_norm;   // [hidden]
+  const void* gate_up;     // [2 ffn, hidden]
+  const void* down;        // [hidden, ffn]
+};
+
+class DeviceWeights {
+ public:
+  // Streams the mapped files through two pinned buffers. bf16 checkpoints stay bf16; everything else becomes fp16.
+  DeviceWeights(const ModelSpec& spec, const Weights& weights, cudaStream_t stream);
+  // Random weights made on the device, for benchmarks without a checkpoint.
+  DeviceWeights(const ModelSpec& spec, Half half, cudaStream_t stream);
+
+  Half type;
+  const void* embed;    // [vocab, hidden]
+  const void* lm_head;  // [vocab, hidden]
+  const float* norm;    // [hidden]
+  const float* inv_freq;
+  std::vector<DeviceLayer> layers;
+  int64_t bytes() const { return static_cast<int64_t>(memory_.size()); }
+
+ private:
+  void place(const ModelSpec& spec, const Weights& weights, cudaStream_t stream);
+
+  Buffer<unsigned char> memory_;
+};
+
+}  // namespace quest::cuda

@@ -1,0 +1,360 @@
+// The CUDA executor: checks what it is asked, cuts it into passes, and keeps the pools.
+#include "cuda/executor.h"
+
+#include <algorithm>
+#include <map>
+#include <mutex>
+
+#include "cuda/forward.h"
+
+namespace quest::cuda {
+
+namespace {
+
+constexpr int64_t kFeedRows = 512;       // rows of a feeding pass
+constexpr int64_t kPoolContexts = 8;     // a pool holds at most this many full contexts, even where memory would allow more
+
+// What the kernels do not cover of a model, or nothing.
+std::string not_covered(const ModelSpec& spec) {
+  if (spec.head_dim != 32 && spec.head_dim != 64 && spec.head_dim != 96 && spec.head_dim != 128) return "head_dim is " + std::to_string(spec.head_dim);
+  if (spec.group() > 8) return std::to_string(spec.group()) + " query heads share a KV head";
+  if (spec.hidden % 8 != 0) return "hidden is " + std::to_string(spec.hidden);
+  if (spec.ffn % 8 != 0) return "ffn is " + std::to_string(spec.ffn);
+  if (spec.max_context > (1 << 27)) return "max_context is " + std::to_string(spec.max_context);
+  return "";
+}
+
+// Analyses that only the CPU executor has.
+void check_method(const MethodOptions& o) {
+  const auto fail = [](const std::string& what) { throw Error("E_UNSUPPORTED", what + " is not available on the GPU", "use --device cpu"); };
+  if (o.method == Method::oracle) fail("the method oracle");
+  if (o.only_layer >= 0) fail("only_layer");
+  if (o.method == Method::h2o && o.h2o_prefill) fail("h2o_prefill");
+}
+
+// A stream of our own on one GPU; the first member, so that the device is chosen before anything is allocated.
+struct Stream {
+  int device;
+  cudaStream_t stream = nullptr;
+  explicit Stream(int index) : device(index) {
+    check(cudaSetDevice(index), "cudaSetDevice");
+    check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreate");
+  }
+  ~Stream() {
+    cudaSetDevice(device);
+    cudaStreamDestroy(stream);
+  }
+  Stream(const Stream&) = delete;
+  Stream& operator=(const Stream&) = delete;
+  void use() const { check(cudaSetDevice(device), "cudaSetDevice"); }
+};
+
+class CudaExecutor final : public Executor {
+ public:
+  CudaExecutor(const ModelSpec& spec, int index)
+      : spec_(spec), stream_(index), weights_(load(spec_, stream_.stream)), forward_(spec_, weights_, stream_.stream) {
+    cudaDeviceProp properties{};
+    check(cudaGetDeviceProperties(&properties, index), "cudaGetDeviceProperties");
+    name_ = properties.name;
+    device_ = "cuda:" + std::to_string(index);
+  }
+
+  const ModelSpec& spec() const override { return spec_; }
+
+  ExecutorInfo info() const override {
+    const int64_t per_token = spec_.n_layers * spec_.n_kv_heads * 2 * spec_.head_dim * 2;
+    return {device_, 1, name_ + ", " + forward_.matrix_library(), weights_.bytes(), per_token, per_token};
+  }
+
+  std::shared_ptr<Branch> create(int page_size) override {
+    if (page_size < 1 || page_size > 128 || (page_size & (page_size - 1)) != 0) {
+      throw Error("E_PAGE_SIZE", "page_size is " + std::to_string(page_size) + ", wanted a power of two from 1 to 128");
+    }
+    // Called from the event loop, so it must not wait for a running job; only a pool that is not there yet needs the GPU.
+    std::lock_guard guard(pools_mutex_);
+    const auto found = pools_.find(page_size);
+    if (found != pools_.end()) return std::make_shared<CudaBranch>(found->second);
+    std::unique_lock lock(running_, std::try_to_lock);
+    if (!lock) throw Error("E_BUSY", "this model is running a job; wait for it before the first sequence of another page size");
+    stream_.use();
+    // Pools of other page sizes that nobody uses give their memory back first.
+    std::erase_if(pools_, [](const auto& p) { return p.second.use_count() == 1; });
+    forward_.forget_graphs();
+    auto pool = std::make_shared<KvPool>(spec_, page_size, kPoolContexts * spec_.max_context);
+    pools_[page_size] = pool;
+    return std::make_shared<CudaBranch>(std::move(pool));
+  }
+
+  std::shared_ptr<Branch> fork(const Branch& parent, const MethodOptions& options) override {
+    std::unique_lock lock(running_, std::try_to_lock);
+    if (!lock) throw Error("E_BUSY", "this model is running a job; wait for it before forking");
+    stream_.use();
+    const auto& from = static_cast<const CudaBranch&>(parent);
+    check_usable(from);
+    validate_method(options, from.pages.page_size());
+    if (from.kept > 0 && !(options == from.method)) {
+      throw Error("E_FORK", std::string("this branch has already dropped tokens by ") + method_info(from.method.method).name +
+                                " and cannot be read by another method",
+                  "fork the sequence that was prefilled");
+    }
+    check_method(options);
+    auto branch = std::make_shared<CudaBranch>(from);
+    branch->method = options;
+    branch->counters = {};
+    return branch;
+  }
+
+  void prefill(Branch& branch, std::span<const int32_t> ids, bool h2o_prefill, const JobControl& job) override {
+    std::lock_guard lock(running_);
+    stream_.use();
+    auto& b = static_cast<CudaBranch&>(branch);
+    check_append(b, ids);
+    if (b.kept > 0) throw Error("E_PREFILL", "this branch has dropped tokens; a dense prefill cannot follow");
+    if (h2o_prefill) throw Error("E_UNSUPPORTED", "h2o_prefill is not available on the GPU", "use --device cpu, or H2O without h2o_prefill");
+    const auto total = static_cast<int64_t>(ids.size());
+    for (int64_t done = 0; done < total; done += kMaxRows) {
+      const int64_t n = std::min(kMaxRows, total - done);
+      Work w;
+      w.branch = &b;
+      w.ids = ids.subspan(static_cast<size_t>(done), static_cast<size_t>(n));
+      w.prefill = true;
+      w.keep_last = done + n == total;
+      forward_.run({&w, 1}, job);
+      job.report(done + n, total);
+    }
+  }
+
+  void feed(std::span<FeedRequest> requests, const JobControl& job) override {
+    std::lock_guard lock(running_);
+    stream_.use();
+    int64_t total = 0;
+    for (size_t i = 0; i < requests.size(); ++i) {
+      FeedRequest& r = requests[i];
+      auto& b = static_cast<CudaBranch&>(*r.branch);
+      for (size_t j = 0; j < i; ++j) {
+        if (requests[j].branch == r.branch) throw Error("E_FEED", "a branch is fed twice in one call");
+      }
+      check_append(b, r.ids);
+      if (!r.targets.empty() && r.targets.size() != r.ids.size()) {
+        throw Error("E_FEED", std::to_string(r.targets.size()) + " targets for " + std::to_string(r.ids.size()) + " ids");
+      }
+      check_ids(r.targets);
+      prepare_outputs(r);
+      total += static_cast<int64_t>(r.ids.size());
+    }
+    // One pass reads one pool; branches whose steps depend on positions alone run whole chunks, the others one step each.
+    std::map<std::pair<const KvPool*, bool>, std::vector<Cursor>> cursors;
+    for (FeedRequest& r : requests) {
+      if (r.ids.empty()) continue;
+      const bool evicts = method_info(r.branch->method.method).kind == MethodKind::evictor;
+      cursors[{static_cast<CudaBranch*>(r.branch)->pool.get(), evicts}].push_back({&r, 0});
+    }
+    int64_t done = 0;
+    for (auto& [key, list] : cursors) run_passes(list, key.second ? 1 : kFeedRows, done, total, job);
+  }
+
+  std::vector<std::vector<int32_t>> generate(std::span<Branch* const> branches, const GenerateOptions& options,
+                                             const std::function<void(int64_t, int32_t)>& on_token,
+                                             const JobControl& job) override {
+    std::lock_guard lock(running_);
+    stream_.use();
+    std::vector<std::vector<int32_t>> out(branches.size());
+    std::vector<Sampler> samplers(branches.size(), Sampler(options.sampling));
+    const bool greedy_only = options.sampling.temperature <= 0;
+    std::vector<size_t> live;
+    std::vector<int32_t> next(branches.size());
+    for (size_t i = 0; i < branches.size(); ++i) {
+      auto& b = static_cast<CudaBranch&>(*branches[i]);
+      check_usable(b);
+      if (b.last_logits.empty()) throw Error("E_GENERATE", "there is nothing to continue: feed or prefill a token first");
+      check_room(b, std::max<int64_t>(0, options.max_tokens - 1));
+      live.push_back(i);
+      next[i] = greedy(b.last_logits);
+    }
+    // Greedy tokens come from the device; a branch's logits follow only when it stops.
+    for (int64_t step = 0; step < options.max_tokens && !live.empty(); ++step) {
+      std::vector<size_t> still;
+      for (size_t i : live) {
+        const int32_t id = greedy_only ? next[i] : samplers[i].next(static_cast<CudaBranch&>(*branches[i]).last_logits);
+        if (std::find(options.stop_ids.begin(), options.stop_ids.end(), id) != options.stop_ids.end()) continue;
+        out[i].push_back(id);
+        on_token(static_cast<int64_t>(i), id);
+        still.push_back(i);
+      }
+      live = std::move(still);
+      if (step + 1 == options.max_tokens) break;
+      // One pass reads one pool and leaves kLogitRows rows of logits.
+      std::stable_sort(live.begin(), live.end(), [&](size_t a, size_t b) { return pool_of(branches[a]) < pool_of(branches[b]); });
+      for (size_t begin = 0; begin < live.size();) {
+        size_t end = begin + 1;
+        while (end < live.size() && end - begin < static_cast<size_t>(kLogitRows) && pool_of(branches[live[end]]) == pool_of(branches[live[begin]])) ++end;
+        std::vector<CudaBranch*> stepping;
+        std::vector<int32_t> ids;
+        for (size_t j = begin; j < end; ++j) {
+          stepping.push_back(static_cast<CudaBranch*>(branches[live[j]]));
+          ids.push_back(out[live[j]].back());
+        }
+        forward_.step(stepping, ids, job);
+        for (size_t j = begin; j < end; ++j) {
+          const auto row = static_cast<int64_t>(j - begin);
+          next[live[j]] = ids[j - begin];
+          const bool stops = std::find(options.stop_ids.begin(), options.stop_ids.end(), ids[j - begin]) != options.stop_ids.end();
+          auto& last = stepping[static_cast<size_t>(row)]->last_logits;
+          if (!greedy_only || stops || step + 2 == options.max_tokens) {
+            forward_.fetch_logits(row, last);
+          } else {
+            last.clear();  // not the cache's any more; an interrupted generation must not be continued from them
+          }
+        }
+        begin = end;
+      }
+      job.report(step + 1, options.max_tokens);
+    }
+    return out;
+  }
+
+ private:
+  struct Cursor {
+    FeedRequest* request;
+    int64_t done;
+  };
+
+  static DeviceWeights load(const ModelSpec& spec, cudaStream_t stream) {
+    const std::string why = not_covered(spec);
+    if (!why.empty()) {
+      throw Error("E_UNSUPPORTED", "the GPU kernels do not cover this model: " + why,
+                  "they cover head_dim 32, 64, 96, 128; up to 8 query heads per KV head; widths that are multiples of 8: use --device cpu");
+    }
+    return DeviceWeights(spec, Weights::map(spec), stream);
+  }
+
+  static const KvPool* pool_of(const Branch* b) { return static_cast<const CudaBranch*>(b)->pool.get(); }
+
+  void check_ids(std::span<const int32_t> ids) const {
+    for (size_t i = 0; i < ids.size(); ++i) {
+      if (ids[i] < 0 || ids[i] >= spec_.vocab) {
+        throw Error("E_TOKEN_ID", "token id " + std::to_string(ids[i]) + " at index " + std::to_string(i) +
+                                      " is outside the vocabulary of " + std::to_string(spec_.vocab));
+      }
+    }
+  }
+
+  static void check_usable(const CudaBranch& b) {
+    if (b.broken) throw Error("E_BROKEN", "an earlier step of this branch was interrupted; its cache holds half a step");
+  }
+
+  void check_room(const CudaBranch& b, int64_t n) const {
+    if (b.length() + n > spec_.max_context) {
+      throw Error("E_CONTEXT", std::to_string(b.length() + n) + " tokens are more than the model's context of " +
+                                   std::to_string(spec_.max_context));
+    }
+  }
+
+  void check_append(const CudaBranch& b, std::span<const int32_t> ids) const {
+    check_usable(b);
+    check_ids(ids);
+    check_room(b, static_cast<int64_t>(ids.size()));
+    const int64_t size = b.pages.page_size(), pages = (b.length() + static_cast<int64_t>(ids.size()) + size - 1) / size;
+    b.pool->check_room(pages - static_cast<int64_t>(b.pages.pages().size()));
+  }
+
+  void prepare_outputs(FeedRequest& r) const {
+    const auto n = static_cast<int64_t>(r.ids.size());
+    r.logits_out.assign(static_cast<size_t>(r.logits == Logits::all ? n * spec_.vocab : 0), 0.0f);
+    r.nll_out.assign(r.targets.size(), 0.0f);
+    r.pages_out.clear();
+    r.recall_out.clear();
+    if (r.recall_top > 0) throw Error("E_UNSUPPORTED", "recall is not measured on the GPU", "use --device cpu");
+    if (!r.pages) return;
+    const MethodOptions& o = r.branch->method;
+    if (method_info(o.method).kind != MethodKind::selector) {
+      throw Error("E_FEED", std::string(method_info(o.method).name) + " selects no pages to trace");
+    }
+    const int64_t page_size = r.branch->pages.page_size();
+    // Dense steps (n <= budget) can hold one page more than the budget has whole pages.
+    r.pages_width = std::max(selected_pages(o, static_cast<int>(page_size)), (o.budget_tokens + page_size - 1) / page_size);
+    const int64_t layers = std::max<int64_t>(0, spec_.n_layers - o.skip_layers);
+    r.pages_out.assign(static_cast<size_t>(n * layers * spec_.n_heads * r.pages_width), -1);
+  }
+
+  Work work_of(const Cursor& c, int64_t rows) const {
+    FeedRequest& r = *c.request;
+    const auto at = static_cast<size_t>(c.done), n = static_cast<size_t>(rows);
+    Work w;
+    w.branch = static_cast<CudaBranch*>(r.branch);
+    w.ids = r.ids.subspan(at, n);
+    w.keep_last = at + n == r.ids.size();
+    if (r.logits == Logits::all) w.logits = r.logits_out.data() + c.done * spec_.vocab;
+    if (!r.targets.empty()) {
+      w.targets = r.targets.subspan(at, n);
+      w.nll = r.nll_out.data() + c.done;
+    }
+    if (r.pages) {
+      const int64_t layers = std::max<int64_t>(0, spec_.n_layers - r.branch->method.skip_layers);
+      w.trace = r.pages_out.data() + c.done * layers * spec_.n_heads * r.pages_width;
+      w.trace_width = r.pages_width;
+    }
+    return w;
+  }
+
+  // Advances all cursors together, at most rows_each rows of one branch and kFeedRows of all in a pass.
+  void run_passes(std::vector<Cursor>& cursors, int64_t rows_each, int64_t& done, int64_t total, const JobControl& job) {
+    for (;;) {
+      std::vector<Work> works;
+      int64_t rows = 0;
+      for (Cursor& c : cursors) {
+        const int64_t left = static_cast<int64_t>(c.request->ids.size()) - c.done;
+        const int64_t n = std::min({left, rows_each, kFeedRows - rows});
+        if (n == 0) continue;
+        works.push_back(work_of(c, n));
+        c.done += n;
+        rows += n;
+      }
+      if (rows == 0) break;
+      forward_.run(works, job);
+      done += rows;
+      job.report(done, total);
+    }
+    for (Cursor& c : cursors) {
+      if (c.request->logits == Logits::last) c.request->logits_out = static_cast<CudaBranch*>(c.request->branch)->last_logits;
+    }
+  }
+
+  const ModelSpec spec_;
+  Stream stream_;
+  DeviceWeights weights_;
+  Forward forward_;
+  std::mutex running_;  // one job at a time
+  std::mutex pools_mutex_;
+  std::map<int, std::shared_ptr<KvPool>> pools_;
+  std::string name_, device_;
+};
+
+}  // namespace
+
+std::string unavailable(int index) {
+  int count = 0, driver = 0;
+  const cudaError_t e = cudaGetDeviceCount(&count);
+  cudaGetLastError();
+  if (e == cudaErrorInsufficientDriver) {
+    cudaDriverGetVersion(&driver);
+    return driver == 0 ? "no CUDA driver" : "the CUDA driver is too old (it supports CUDA " + std::to_string(driver / 1000) + "." +
+                                                 std::to_string(driver % 1000 / 10) + ")";
+  }
+  if (e != cudaSuccess || count == 0) return e == cudaErrorNoDevice || count == 0 ? "no NVIDIA GPU" : cudaGetErrorString(e);
+  if (index >= count) return "there are " + std::to_string(count) + " GPUs, cuda:0 to cuda:" + std::to_string(count - 1);
+  int major = 0;
+  cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, index);
+  if (major < 8) return "the GPU's compute capability is " + std::to_string(major) + ".x, wanted 8.0 or newer";
+  return "";
+}
+
+bool covers(const ModelSpec& spec) { return not_covered(spec).empty(); }
+
+std::unique_ptr<Executor> make_cuda_executor(const ModelSpec& spec, int index) {
+  const std::string why = unavailable(index);
+  if (!why.empty()) throw Error("E_DEVICE", "cuda:" + std::to_string(index) + " cannot be used: " + why, "use --device cpu");
+  return std::make_unique<CudaExecutor>(spec, index);
+}
+
+}  // namespace quest::cuda

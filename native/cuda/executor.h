@@ -1,0 +1,20 @@
+// The GPU executor as seen from the rest of the runtime. Only this header of native/cuda is included outside of it.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "core/executor.h"
+
+namespace quest::cuda {
+
+// Empty when GPU `index` can be used; else why not, in a few words ("no CUDA driver").
+std::string unavailable(int index);
+
+// Whether the kernels have the model's shapes.
+bool covers(const ModelSpec& spec);
+
+// Throws Error E_DEVICE when the GPU cannot be used and E_UNSUPPORTED when the kernels do not cover the model.
+std::unique_ptr<Executor> make_cuda_executor(const ModelSpec& spec, int index);
+
+}  // namespace quest::cuda

@@ -1,0 +1,466 @@
+#include "cuda/forward.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+
+namespace quest::cuda {
+
+namespace {
+
+constexpr size_t kScoreFloats = size_t{16} << 20;
+constexpr size_t kListEntries = size_t{4} << 20;
+constexpr int kMaxInputColumns = 100 * 1024;  // of a GEMV's input in shared memory
+
+// Strides that a captured graph keeps while a sequence grows: powers of two.
+int64_t bucket(int64_t n) {
+  int64_t b = 64;
+  while (b < n) b *= 2;
+  return b;
+}
+
+bool flag(const char* name, bool otherwise) {
+  const char* v = std::getenv(name);
+  return v ? std::strcmp(v, "0") != 0 : otherwise;
+}
+
+bool is_evictor(const CudaBranch& b) { return method_info(b.method.method).kind == MethodKind::evictor; }
+
+}  // namespace
+
+Forward::Forward(const ModelSpec& spec, const DeviceWeights& weights, cudaStream_t stream)
+    : spec_(spec), weights_(weights), stream_(stream) {
+  int device = 0, major = 0;
+  check(cudaGetDevice(&device), "cudaGetDevice");
+  check(cudaDeviceGetAttribute(&sms_, cudaDevAttrMultiProcessorCount, device), "cudaDeviceGetAttribute");
+  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "cudaDeviceGetAttribute");
+  overlap_ = major >= 9 && flag("QUEST_CUDA_OVERLAP", true);
+  graphs_ = flag("QUEST_CUDA_GRAPHS", true);
+  const auto rows = static_cast<size_t>(kMaxRows);
+  const auto d = static_cast<size_t>(spec.head_dim), heads = static_cast<size_t>(spec.n_heads), kv_heads = static_cast<size_t>(spec.n_kv_heads);
+  x_.resize(rows * static_cast<size_t>(spec.hidden));
+  xn_.resize(rows * static_cast<size_t>(spec.hidden));
+  qkv_.resize(rows * (heads + 2 * kv_heads) * d);
+  attn_.resize(rows * heads * d);
+  gate_up_.resize(rows * 2 * static_cast<size_t>(spec.ffn));
+  act_.resize(rows * static_cast<size_t>(spec.ffn));
+  logits_.resize(static_cast<size_t>(kLogitRows * spec.vocab));
+  nll_.resize(rows);
+  next_ids_.resize(rows);
+  targets_.resize(2 * rows);  // gathered rows, then their targets
+  partials_.resize(size_t{kDecodePartials} * heads * (d + 2));
+  arrivals_.resize(static_cast<size_t>(kMaxDecodeRows) * heads);
+  check(cudaMemsetAsync(arrivals_.get(), 0, arrivals_.size() * sizeof(unsigned), stream_), "memset");
+  small_host_.resize(3 * rows);
+}
+
+Forward::~Forward() {
+  forget_graphs();
+}
+
+void Forward::synchronize(const char* what) { check(cudaStreamSynchronize(stream_), what); }
+
+// in half [rows, k], or null for the norm of the residual stream; weight [n, k].
+void Forward::project(int64_t rows, const float* norm, const void* in, const void* weight, void* out, int64_t n, int64_t k,
+                      Epilogue epilogue) {
+  const int r = static_cast<int>(rows), columns = static_cast<int>(n), depth = static_cast<int>(k);
+  if (rows <= kGemvRows && k <= kMaxInputColumns) {
+    // `in` is the residual stream when a norm is given.
+    const bool fused = norm != nullptr;
+    gemv({fused ? nullptr : in, fused ? static_cast<const float*>(in) : nullptr, norm, spec_.norm_eps, weight, out, r, columns, depth, epilogue,
+          weights_.type, sms_},
+         launch_here());
+    return;
+  }
+  if (norm) {
+    rmsnorm({static_cast<const float*>(in), nullptr, norm, xn_.get(), r, depth, spec_.norm_eps, weights_.type}, launch_here());
+    in = xn_.get();
+  }
+  const bool silu = epilogue == Epilogue::silu_mul;
+  blas_.product({in, weight, silu ? gate_up_.get() : out, r, columns, depth, silu ? Epilogue::half : epilogue, weights_.type}, launch_here());
+  if (silu) silu_mul({gate_up_.get(), out, rows, columns / 2, weights_.type}, launch_here());
+}
+
+// Makes room in the branches' page tables and lists, on the host and on the device.
+static void prepare_branch(const ModelSpec& spec, const Work& w, Pinned<int32_t>& staging, cudaStream_t stream) {
+  CudaBranch& b = *w.branch;
+  const auto rows = static_cast<int64_t>(w.ids.size());
+  const int64_t base = b.length(), size = b.pages.page_size();
+  b.broken = true;
+  const auto copy = b.pages.extend(rows);
+  if (copy) {
+    b.pool->copy_page(*copy, stream);
+    b.uploaded = std::min<int64_t>(b.uploaded, base / size);
+  }
+  const auto& pages = b.pages.pages();
+  b.table.reserve(static_cast<size_t>((spec.max_context + size - 1) / size));
+  const auto from = static_cast<size_t>(b.uploaded), count = pages.size() - from;
+  if (count > 0) {
+    // One staging area for all branches: wait for the previous copy out of it.
+    check(cudaStreamSynchronize(stream), "page table");
+    staging.reserve(std::max<size_t>(count, 4096));
+    std::memcpy(staging.get(), pages.data() + from, count * sizeof(int32_t));
+    check(cudaMemcpyAsync(b.table.get() + from, staging.get(), count * sizeof(int32_t), cudaMemcpyHostToDevice, stream), "page table");
+    b.uploaded = static_cast<int64_t>(pages.size());
+  }
+  if (w.prefill || !is_evictor(b)) return;
+  if (b.kept == 0) {
+    b.kept = base;
+    const auto lists = static_cast<size_t>(spec.n_layers * kept_sets_per_layer(b.method.method, spec.n_kv_heads) * (b.method.budget_tokens + 1));
+    b.kept_tokens.resize(lists);
+    if (b.method.method == Method::h2o) {
+      b.kept_scores.resize(lists);
+      check(cudaMemsetAsync(b.kept_scores.get(), 0, lists * sizeof(float), stream), "memset");
+    }
+  }
+  b.kept += rows;
+}
+
+static void finish_branch(CudaBranch& b, bool prefill) {
+  if (!prefill && is_evictor(b)) {
+    b.dropped = b.dropped || b.kept > b.method.budget_tokens;
+    b.kept = std::min(b.kept, b.method.budget_tokens);
+  }
+  b.broken = false;
+}
+
+// Sends the plan to the device. The host copy keeps its place, so that a captured graph sends each pass's own.
+void Forward::append(Pass& pass) {
+  check(cudaMemcpyAsync(plan_device_.get(), plan_host_.get(), pass.bytes, cudaMemcpyHostToDevice, stream_), "plan");
+  embed({reinterpret_cast<const int32_t*>(plan_device_.get() + pass.ids_at), weights_.embed, x_.get(), static_cast<int>(pass.n_rows),
+         static_cast<int>(spec_.hidden), weights_.type},
+        launch_here());
+}
+
+void Forward::enqueue_rows(Pass& pass, const RowGroup& group, int64_t layer) {
+  if (group.rows.empty()) return;
+  const int64_t heads = spec_.n_heads, kv_heads = spec_.n_kv_heads, lists = group.own_lists ? heads : kv_heads;
+  const int64_t d = spec_.head_dim, stride = (heads + 2 * kv_heads) * d;
+  const int64_t score_stride = bucket(group.pages), logit_stride = bucket(group.kept), list_stride = std::max<int64_t>(1, group.list_pages);
+  int shift = 0;
+  while (1 << shift < pass.page_size) ++shift;
+  const auto grow = [&](auto& buffer, int64_t least, size_t usual) {
+    if (buffer.size() >= static_cast<size_t>(least)) return;
+    forget_graphs();  // they hold the old address
+    buffer.resize(std::max(usual, static_cast<size_t>(least)));
+  };
+  if (group.selects) {
+    grow(scores_, lists * score_stride, kScoreFloats);
+    grow(lists_, lists * list_stride, kListEntries);
+  }
+  if (group.evicts) {
+    grow(kept_logits_, heads * logit_stride, kScoreFloats);
+    grow(kept_totals_, kv_heads * logit_stride, kScoreFloats);
+    grow(kept_norms_, 2 * kMaxDecodeRows * heads, 0);
+  }
+  const auto total = static_cast<int64_t>(group.rows.size());
+  int64_t most = std::min(kMaxDecodeRows, int64_t{kDecodePartials / 2});
+  if (group.selects) {
+    most = std::min({most, static_cast<int64_t>(scores_.size()) / (lists * score_stride), static_cast<int64_t>(lists_.size()) / (lists * list_stride)});
+  }
+  if (group.evicts) {
+    most = std::min({most, static_cast<int64_t>(kept_logits_.size()) / (heads * logit_stride), static_cast<int64_t>(kept_totals_.size()) / (kv_heads * logit_stride)});
+  }
+  const DecodeShape shape{static_cast<int>(layer), static_cast<int>(heads), static_cast<int>(kv_heads), static_cast<int>(d), shift,
+                          static_cast<int>(lists), weights_.type};
+  for (int64_t begin = 0; begin < total; begin += most) {
+    const int64_t count = std::min(most, total - begin);
+    const auto n = static_cast<int>(count);
+    const auto* rows = reinterpret_cast<const DecodeRow*>(plan_device_.get() + pass.rows_at) + group.first + begin;
+    if (group.selects) {
+      estimate({rows, n, shape, qkv_.get(), stride, pass.pool->metadata(layer), pass.pool->kv(layer), pass.pool->capacity(), scores_.get(),
+                score_stride, estimate_blocks(shape, n, score_stride, sms_)},
+               launch_here());
+      top_k({rows, n, shape, scores_.get(), score_stride, group.pages == 0 ? 0 : score_stride, lists_.get(), static_cast<int32_t>(list_stride),
+             open_selected_.get() + group.first + begin},
+            launch_here());
+    }
+    decode_attention({rows, n, shape, qkv_.get(), stride, q_sinks_.get(), pass.pool->kv(layer), lists_.get(), static_cast<int32_t>(list_stride),
+                      attn_.get(), group.tokens, decode_splits(shape, n, sms_), partials_.get(), arrivals_.get(),
+                      group.evicts ? kept_logits_.get() : nullptr, logit_stride, group.evicts ? kept_norms_.get() : nullptr},
+                     launch_here());
+    if (group.evicts) {
+      evict_kept({rows, n, shape, kept_logits_.get(), logit_stride, kept_norms_.get(), kept_totals_.get()}, launch_here());
+    }
+    if (!pass.traced) continue;
+    // Traces are for analysis: the lists come back layer by layer.
+    const auto entries = static_cast<size_t>(count * lists * list_stride);
+    lists_host_.reserve(std::max<size_t>(entries, 1));
+    if (group.selects) {
+      check(cudaMemcpyAsync(lists_host_.get(), lists_.get(), entries * sizeof(int32_t), cudaMemcpyDeviceToHost, stream_), "trace");
+    }
+    synchronize("trace");
+    for (int64_t i = 0; i < count; ++i) {
+      const ReadRow& r = group.rows[static_cast<size_t>(begin + i)];
+      const Segment& s = pass.segments[r.segment];
+      const DecodeRow& row = pass.rows[static_cast<size_t>(group.first + begin + i)];
+      const int64_t skip = row.skip_layers;
+      if (!s.work->trace || layer < skip || row.reading != Reading::selector) continue;
+      const bool open_first = !row.scores_open;
+      for (int64_t h = 0; h < heads; ++h) {
+        const int32_t* list = lists_host_.get() + (i * lists + (group.own_lists ? h : h / spec_.group())) * list_stride;
+        int32_t* out = s.work->trace + ((r.row * (spec_.n_layers - skip) + layer - skip) * heads + h) * s.work->trace_width;
+        int64_t at = 0;
+        if (open_first) out[at++] = list[row.list_pages - 1];
+        for (int64_t j = 0; j + (open_first ? 1 : 0) < row.list_pages && at < s.work->trace_width; ++j) out[at++] = list[j];
+      }
+    }
+  }
+}
+
+// Traced rows that read everything, in one layer.
+static void trace_dense(const ModelSpec& spec, const Segment& s, int64_t row, int64_t layer) {
+  const MethodOptions& o = s.branch->method;
+  const int64_t n = s.base + row + 1, size = s.branch->pages.page_size(), skip = std::min(o.skip_layers, spec.n_layers);
+  if (!s.work->trace || layer < skip || selects_pages(o, static_cast<int>(size), n)) return;
+  const int64_t pages = (n + size - 1) / size;
+  const bool open_first = !scores_open_page(o.method);
+  for (int64_t h = 0; h < spec.n_heads; ++h) {
+    int32_t* out = s.work->trace + ((row * (spec.n_layers - skip) + layer - skip) * spec.n_heads + h) * s.work->trace_width;
+    int64_t at = 0;
+    if (open_first) out[at++] = static_cast<int32_t>(pages - 1);
+    for (int64_t j = 0; j + (open_first ? 1 : 0) < pages && at < s.work->trace_width; ++j) out[at++] = static_cast<int32_t>(j);
+  }
+}
+
+void Forward::enqueue_attention(Pass& pass, const LayerPlan& plan, int64_t layer) {
+  const int64_t d = spec_.head_dim, stride = (spec_.n_heads + 2 * spec_.n_kv_heads) * d;
+  const bool last = layer + 1 == spec_.n_layers && pass.drop_last;
+  for (const PrefillPiece& piece : plan.prefill) {
+    const Segment& s = pass.segments[piece.segment];
+    const int64_t first = last ? piece.rows - 1 : 0, row = s.row0 + first;
+    prefill_attention({qkv_.get() + row * stride, stride, pass.pool->kv(layer), s.branch->table.get(), attn_.get() + row * spec_.n_heads * d,
+                       static_cast<int>(piece.rows - first), static_cast<int>(s.base + first), static_cast<int>(spec_.n_heads),
+                       static_cast<int>(spec_.n_kv_heads), static_cast<int>(d), pass.page_size, weights_.type},
+                      launch_here());
+  }
+  for (const RowGroup& g : plan.groups) enqueue_rows(pass, g, layer);
+  if (!pass.traced) return;
+  for (const Segment& s : pass.segments) {
+    for (int64_t row = 0; row < s.rows; ++row) trace_dense(spec_, s, row, layer);
+  }
+}
+
+void Forward::enqueue_layers(Pass& pass, const JobControl* job) {
+  append(pass);
+  if (!pass.rows.empty()) {
+    check(cudaMemsetAsync(open_selected_.get(), 0, pass.rows.size() * sizeof(int32_t), stream_), "memset");
+  }
+  const int64_t d = spec_.head_dim, q_dim = spec_.n_heads * d, qkv_dim = (spec_.n_heads + 2 * spec_.n_kv_heads) * d, hidden = spec_.hidden;
+  for (const LayerPlan& plan : pass.layers) {
+    for (int64_t l = plan.begin; l < plan.end; ++l) {
+      if (job) job->check();
+      const DeviceLayer& w = weights_.layers[static_cast<size_t>(l)];
+      project(pass.n_rows, w.attn_norm, x_.get(), w.qkv, qkv_.get(), qkv_dim, hidden, Epilogue::half);
+      rope_append({reinterpret_cast<const AppendTask*>(plan_device_.get() + pass.tasks_at), static_cast<int>(pass.tasks.size()), qkv_.get(),
+                   q_sinks_.get(), pass.pool->kv(l), pass.pool->metadata(l), weights_.inv_freq, spec_.rope_attention_factor,
+                   static_cast<int>(spec_.n_heads), static_cast<int>(spec_.n_kv_heads), static_cast<int>(d), pass.page_size,
+                   pass.pool->capacity(), weights_.type},
+                  launch_here());
+      // After the last layer's keys nobody needs a prefill's rows but the last.
+      const bool last = l + 1 == spec_.n_layers && pass.drop_last;
+      if (last && !pass.segments[0].work->keep_last) return;
+      const int64_t first = last ? pass.n_rows - 1 : 0, rows = pass.n_rows - first;
+      enqueue_attention(pass, plan, l);
+      float* x = x_.get() + first * hidden;
+      project(rows, nullptr, attn_.get() + first * q_dim, w.o, x, hidden, q_dim, Epilogue::residual);
+      project(rows, w.ffn_norm, x, w.gate_up, act_.get(), 2 * spec_.ffn, hidden, Epilogue::silu_mul);
+      project(rows, nullptr, act_.get(), w.down, x, hidden, spec_.ffn, Epilogue::residual);
+    }
+  }
+  if (!pass.rows.empty()) {
+    check(cudaMemcpyAsync(open_host_.get(), open_selected_.get(), pass.rows.size() * sizeof(int32_t), cudaMemcpyDeviceToHost, stream_),
+          "counters");
+  }
+}
+
+// The greedy next token of every row; the logits stay in logits_.
+void Forward::enqueue_step(Pass& pass) {
+  const auto rows = static_cast<int>(pass.n_rows);
+  project(pass.n_rows, weights_.norm, x_.get(), weights_.lm_head, logits_.get(), spec_.vocab, spec_.hidden, Epilogue::fp32);
+  argmax({logits_.get(), next_ids_.get(), rows, static_cast<int>(spec_.vocab)}, launch_here());
+  check(cudaMemcpyAsync(small_host_.get(), next_ids_.get(), static_cast<size_t>(rows) * sizeof(int32_t), cudaMemcpyDeviceToHost, stream_), "next ids");
+}
+
+void Forward::fetch_logits(int64_t row, std::vector<float>& out) {
+  out.resize(static_cast<size_t>(spec_.vocab));
+  logits_host_.reserve(out.size());
+  check(cudaMemcpyAsync(logits_host_.get(), logits_.get() + row * spec_.vocab, out.size() * sizeof(float), cudaMemcpyDeviceToHost, stream_), "logits");
+  synchronize("logits");
+  std::memcpy(out.data(), logits_host_.get(), out.size() * sizeof(float));
+}
+
+// Everything about a pass of single rows that its launches depend on, beside what the plan on the device says.
+static std::vector<int64_t> shape_of(const Pass& pass, bool greedy) {
+  std::vector<int64_t> key{pass.n_rows, greedy, pass.sinks, static_cast<int64_t>(reinterpret_cast<intptr_t>(pass.pool)),
+                           static_cast<int64_t>(pass.bytes)};
+  for (const LayerPlan& plan : pass.layers) {
+    key.insert(key.end(), {plan.begin, plan.end});
+    for (const RowGroup& g : plan.groups) {
+      key.insert(key.end(), {static_cast<int64_t>(g.rows.size()), g.first, g.selects, g.tokens, g.evicts, g.list_pages, bucket(g.pages), bucket(g.kept)});
+    }
+  }
+  return key;
+}
+
+void Forward::collect(Pass& pass) {
+  count_pass(spec_, pass, pass.rows.empty() ? nullptr : open_host_.get());
+  for (const Segment& s : pass.segments) finish_branch(*s.branch, s.work->prefill);
+}
+
+// Final norm, logits of the rows that somebody wants, their likelihoods.
+void Forward::logits(Pass& pass) {
+  struct Wanted {
+    const Segment* segment;
+    int64_t row;
+  };
+  std::vector<Wanted> wanted;
+  int32_t* staged = small_host_.get() + kMaxRows;  // rows, then targets
+  for (const Segment& s : pass.segments) {
+    const Work& w = *s.work;
+    const bool all = w.logits || w.nll;
+    for (int64_t r = all ? 0 : w.keep_last ? s.rows - 1 : s.rows; r < s.rows; ++r) {
+      staged[wanted.size()] = static_cast<int32_t>(s.row0 + r);
+      staged[static_cast<size_t>(kMaxRows) + wanted.size()] = w.nll ? w.targets[static_cast<size_t>(r)] : -1;
+      wanted.push_back({&s, r});
+    }
+  }
+  if (wanted.empty()) return;
+  check(cudaMemcpyAsync(targets_.get(), staged, static_cast<size_t>(2 * kMaxRows) * sizeof(int32_t), cudaMemcpyHostToDevice, stream_), "rows");
+  const auto vocab = static_cast<size_t>(spec_.vocab);
+  logits_host_.reserve(static_cast<size_t>(kLogitRows) * vocab);
+  for (size_t begin = 0; begin < wanted.size(); begin += static_cast<size_t>(kLogitRows)) {
+    const size_t count = std::min(wanted.size() - begin, static_cast<size_t>(kLogitRows));
+    rmsnorm({x_.get(), targets_.get() + begin, weights_.norm, xn_.get(), static_cast<int>(count), static_cast<int>(spec_.hidden), spec_.norm_eps,
+             weights_.type},
+            launch_here());
+    project(static_cast<int64_t>(count), nullptr, xn_.get(), weights_.lm_head, logits_.get(), spec_.vocab, spec_.hidden, Epilogue::fp32);
+    bool likelihoods = false;
+    for (size_t i = 0; i < count; ++i) {
+      const Work& w = *wanted[begin + i].segment->work;
+      likelihoods = likelihoods || w.nll;
+      const bool last = w.keep_last && wanted[begin + i].row + 1 == wanted[begin + i].segment->rows;
+      if (!w.logits && !last) continue;
+      check(cudaMemcpyAsync(logits_host_.get() + i * vocab, logits_.get() + i * vocab, vocab * sizeof(float), cudaMemcpyDeviceToHost, stream_), "logits");
+    }
+    if (likelihoods) {
+      negative_log_likelihood({logits_.get(), targets_.get() + kMaxRows + begin, nll_.get() + begin, static_cast<int>(count), static_cast<int>(spec_.vocab)},
+                              launch_here());
+    }
+    synchronize("logits");
+    for (size_t i = 0; i < count; ++i) {
+      const Wanted& at = wanted[begin + i];
+      const Work& w = *at.segment->work;
+      const float* row = logits_host_.get() + i * vocab;
+      if (w.logits) std::copy(row, row + vocab, w.logits + at.row * spec_.vocab);
+      if (w.keep_last && at.row + 1 == at.segment->rows) at.segment->branch->last_logits.assign(row, row + vocab);
+    }
+  }
+  std::vector<float> nll(wanted.size());
+  check(cudaMemcpy(nll.data(), nll_.get(), nll.size() * sizeof(float), cudaMemcpyDeviceToHost), "likelihoods");
+  for (size_t i = 0; i < wanted.size(); ++i) {
+    if (wanted[i].segment->work->nll) wanted[i].segment->work->nll[wanted[i].row] = nll[i];
+  }
+}
+
+void Forward::launch_pass(Pass& pass, bool greedy, const JobControl& job) {
+  const bool single_rows = pass.n_rows == static_cast<int64_t>(pass.segments.size()) && pass.n_rows <= 16;
+  const bool prefills = std::any_of(pass.segments.begin(), pass.segments.end(), [](const Segment& s) { return s.work->prefill; });
+  const auto enqueue = [&](const JobControl* control) {
+    enqueue_layers(pass, control);
+    if (greedy) enqueue_step(pass);
+  };
+  if (!graphs_ || !single_rows || prefills || pass.traced) return enqueue(&job);
+  job.check();
+  // Scratch grows in enqueue_rows, which a capture must not see: the first pass of a shape runs as it is, the second captures.
+  const auto key = shape_of(pass, greedy);
+  const auto found = graphs_by_shape_.find(key);
+  if (found == graphs_by_shape_.end()) {
+    graphs_by_shape_[key] = {nullptr};
+    return enqueue(&job);
+  }
+  if (!found->second.exec) {
+    cudaGraph_t graph = nullptr;
+    check(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "graph capture");
+    try {
+      enqueue(nullptr);
+    } catch (...) {
+      cudaStreamEndCapture(stream_, &graph);
+      if (graph) cudaGraphDestroy(graph);
+      throw;
+    }
+    check(cudaStreamEndCapture(stream_, &graph), "graph capture");
+    const cudaError_t e = cudaGraphInstantiate(&found->second.exec, graph, 0);
+    cudaGraphDestroy(graph);
+    check(e, "graph instantiation");
+  }
+  check(cudaGraphLaunch(found->second.exec, stream_), "graph launch");
+}
+
+Pass Forward::begin(std::span<Work> works) {
+  std::vector<int64_t> bases;
+  bool sinks = false;
+  for (const Work& w : works) {
+    bases.push_back(w.branch->length());
+    sinks = sinks || (!w.prefill && w.branch->method.method == Method::streaming);
+    prepare_branch(spec_, w, table_host_, stream_);
+  }
+  if (sinks) q_sinks_.reserve(static_cast<size_t>(kMaxRows * spec_.n_heads * spec_.head_dim));
+  Pass pass = plan_pass(spec_, works, bases);
+  if (pass.bytes > plan_host_.size()) {
+    synchronize("plan");
+    plan_host_.resize(pass.bytes * 2);
+    plan_device_.resize(pass.bytes * 2);
+    forget_graphs();
+  }
+  if (pass.rows.size() > open_selected_.size()) {
+    synchronize("plan");
+    open_selected_.resize(2 * pass.rows.size());
+    open_host_.resize(2 * pass.rows.size());
+    forget_graphs();
+  }
+  std::memcpy(plan_host_.get() + pass.ids_at, pass.ids.data(), pass.ids.size() * sizeof(int32_t));
+  std::memcpy(plan_host_.get() + pass.tasks_at, pass.tasks.data(), pass.tasks.size() * sizeof(AppendTask));
+  if (!pass.rows.empty()) std::memcpy(plan_host_.get() + pass.rows_at, pass.rows.data(), pass.rows.size() * sizeof(DecodeRow));
+  return pass;
+}
+
+void Forward::forget_graphs() {
+  for (auto& [shape, graph] : graphs_by_shape_) {
+    if (graph.exec) cudaGraphExecDestroy(graph.exec);
+  }
+  graphs_by_shape_.clear();
+}
+
+void Forward::run(std::span<Work> works, const JobControl& job) {
+  Pass pass = begin(works);
+  try {
+    launch_pass(pass, false, job);
+    logits(pass);
+    synchronize("forward pass");
+  } catch (...) {
+    cudaStreamSynchronize(stream_);  // nothing may still read the plan when the next pass writes it
+    throw;
+  }
+  collect(pass);
+}
+
+void Forward::step(std::span<CudaBranch* const> branches, std::span<int32_t> ids, const JobControl& job) {
+  std::vector<Work> works(branches.size());
+  for (size_t i = 0; i < branches.size(); ++i) {
+    works[i].branch = branches[i];
+    works[i].ids = ids.subspan(i, 1);
+  }
+  Pass pass = begin(works);
+  try {
+    launch_pass(pass, true, job);
+    synchronize("decode step");
+  } catch (...) {
+    cudaStreamSynchronize(stream_);
+    throw;
+  }
+  collect(pass);
+  for (size_t i = 0; i < ids.size(); ++i) ids[i] = small_host_[i];
+}
+
+}  // namespace quest::cuda

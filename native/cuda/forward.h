@@ -1,0 +1,95 @@
+// One pass of tokens through the network on the GPU, for any mix of branches: prefill chunks, decode steps, parallel scoring.
+//
+// run() decides on the host which rows are read how (pass.h), sends that plan to the device in one copy, and enqueues the
+// kernels. A pass of single decode rows is captured as a CUDA graph the first time its shape is seen and replayed after
+// that: lengths, page tables, page lists and budgets are device data, so the graph does not change from token to token.
+#pragma once
+
+#include <map>
+#include <span>
+#include <vector>
+
+#include "core/executor.h"
+#include "cuda/blas.h"
+#include "cuda/branch.h"
+#include "cuda/device_weights.h"
+#include "cuda/pass.h"
+
+namespace quest::cuda {
+
+constexpr int64_t kMaxRows = 2048;       // rows of one pass
+constexpr int64_t kMaxDecodeRows = 512;  // of them read one by one (sparse, or single steps)
+constexpr int64_t kLogitRows = 64;       // logits of this many rows are in memory at a time
+
+class Forward {
+ public:
+  Forward(const ModelSpec& spec, const DeviceWeights& weights, cudaStream_t stream);
+  ~Forward();
+  Forward(const Forward&) = delete;
+  Forward& operator=(const Forward&) = delete;
+
+  // Appends every work's ids to its branch. Branches must differ and share a page size; at most kMaxRows rows in all; evictors
+  // one row each. When it throws, the branches of the pass are left broken.
+  void run(std::span<Work> works, const JobControl& job);
+
+  // One row per branch, at most kLogitRows: appends ids[i] to branches[i] and writes the greedy next token to ids[i].
+  void step(std::span<CudaBranch* const> branches, std::span<int32_t> ids, const JobControl& job);
+  // Logits of row i of the last step.
+  void fetch_logits(int64_t row, std::vector<float>& out);
+
+  // Before a pool is freed: captured graphs hold its addresses.
+  void forget_graphs();
+
+  const char* matrix_library() const { return blas_.name(); }
+
+ private:
+  struct Graph {
+    cudaGraphExec_t exec;
+  };
+
+  void append(Pass& pass);
+  void enqueue_layers(Pass& pass, const JobControl* job);
+  void enqueue_attention(Pass& pass, const LayerPlan& plan, int64_t layer);
+  void enqueue_rows(Pass& pass, const RowGroup& group, int64_t layer);
+  void project(int64_t rows, const float* norm, const void* in, const void* weight, void* out, int64_t n, int64_t k, Epilogue epilogue);
+  void enqueue_step(Pass& pass);
+  void launch_pass(Pass& pass, bool greedy, const JobControl& job);
+  Pass begin(std::span<Work> works);
+  void collect(Pass& pass);
+  void logits(Pass& pass);
+  void synchronize(const char* what);
+  Launch launch_here() const { return {stream_, overlap_}; }
+
+  const ModelSpec& spec_;
+  const DeviceWeights& weights_;
+  cudaStream_t stream_;
+  Blas blas_;
+  int sms_ = 1;
+  bool overlap_ = false;
+  bool graphs_ = true;
+
+  // [kMaxRows, ...]: residual stream fp32; half: its norm, projections, rotated sink queries, attention output, feed-forward.
+  Buffer<float> x_;
+  Buffer<uint16_t> xn_, qkv_, q_sinks_, attn_, gate_up_, act_;
+  Buffer<float> logits_;  // [kLogitRows, vocab]
+  Buffer<float> nll_;
+  Buffer<int32_t> next_ids_, targets_;
+
+  // Scratch of the decode rows.
+  Buffer<float> scores_, partials_, kept_logits_, kept_norms_, kept_totals_;
+  Buffer<int32_t> lists_, open_selected_;
+  Buffer<unsigned> arrivals_;
+
+  // The plan of a pass, on both sides.
+  Pinned<unsigned char> plan_host_;
+  Buffer<unsigned char> plan_device_;
+  Pinned<int32_t> small_host_;  // [3, kMaxRows]: next ids; rows wanted by logits(); their targets
+  Pinned<int32_t> open_host_;
+  Pinned<int32_t> table_host_;
+  Pinned<float> logits_host_;
+  Pinned<int32_t> lists_host_;
+
+  std::map<std::vector<int64_t>, Graph> graphs_by_shape_;
+};
+
+}  // namespace quest::cuda

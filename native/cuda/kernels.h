@@ -1,0 +1,253 @@
+// Every kernel's parameters and launcher. Kernels know pointers and these structs, nothing of models or executors.
+//
+// "half" is fp16 or bf16, one of them throughout a model; sums are fp32 everywhere. Strides count elements.
+// What each kernel supports:
+//   head_dim 32, 64, 96, 128; query heads per KV head 1..8; page_size a power of two from 1 to 128; vectors of a multiple of 8.
+#pragma once
+
+#include <cstdint>
+
+#include "cuda/launch.h"
+
+namespace quest::cuda {
+
+// Rows of activations -----------------------------------------------------------------------------------------------
+
+struct EmbedParams {
+  const int32_t* ids;  // [rows]
+  const void* table;   // [vocab, width] half
+  float* x;            // [rows, width]
+  int rows, width;
+  Half type;
+};
+void embed(const EmbedParams&, const Launch&);
+
+struct NormParams {
+  const float* x;         // [rows, width] residual stream
+  const int32_t* gather;  // [rows] rows of x to take, or null for 0, 1, 2, ...
+  const float* weight;    // [width]
+  void* out;              // [rows, width] half
+  int rows, width;
+  float eps;
+  Half type;
+};
+void rmsnorm(const NormParams&, const Launch&);
+
+struct SiluMulParams {
+  const void* gate_up;  // [rows, 2 * width] half, gate then up
+  void* out;            // [rows, width] half
+  int64_t rows;
+  int width;
+  Half type;
+};
+void silu_mul(const SiluMulParams&, const Launch&);
+
+// Matrix products: out[r, n] (+)= sum_k in[r, k] * weight[n, k] --------------------------------------------------------
+
+enum class Epilogue : uint8_t {
+  half,      // out half
+  fp32,      // out fp32
+  residual,  // out fp32, added to what is there
+  silu_mul,  // out half [rows, n / 2] = silu(first half of the columns) * second half
+};
+
+constexpr int kGemvRows = 8;
+
+struct GemvParams {
+  const void* in;            // [rows, k] half, or null with a norm
+  const float* norm_x;       // [rows, k] residual stream: in = rmsnorm(norm_x) * norm_weight, or null
+  const float* norm_weight;  // [k]
+  float eps;
+  const void* weight;  // [n, k] half
+  void* out;           // [rows, n], see Epilogue
+  int rows, n, k;      // rows <= kGemvRows
+  Epilogue epilogue;
+  Half type;
+  int sms;  // multiprocessors to fill
+};
+void gemv(const GemvParams&, const Launch&);
+
+struct GemmParams {
+  const void* in;      // [rows, k] half
+  const void* weight;  // [n, k] half
+  void* out;           // [rows, n]; any epilogue but silu_mul
+  int rows, n, k;
+  Epilogue epilogue;
+  Half type;
+};
+void gemm(const GemmParams&, const Launch&);
+
+// Caches --------------------------------------------------------------------------------------------------------------
+// A layer's keys and values: [page][kv head][K|V][page_size][head_dim]; its metadata: [kv head][page][min|max][head_dim].
+
+// Consecutive rows of one branch that fall into one page.
+struct AppendTask {
+  int32_t row, count;     // rows [row, row + count) of qkv
+  int32_t position;       // of the first row
+  int32_t page;           // physical
+  int32_t sink_position;  // rotate a second copy of the queries to here (streaming), or -1
+};
+
+struct AppendParams {
+  const AppendTask* tasks;
+  int n_tasks;
+  void* qkv;      // [rows, (n_heads + 2 n_kv_heads) * head_dim] half: queries are rotated in place
+  void* q_sinks;  // [rows, n_heads * head_dim] half, or null when no task has a sink position
+  void* kv;
+  void* metadata;
+  const float* inv_freq;  // [head_dim / 2]
+  float attention_factor;
+  int n_heads, n_kv_heads, head_dim, page_size;
+  int64_t pages;  // capacity: the stride of the metadata
+  Half type;
+};
+void rope_append(const AppendParams&, const Launch&);
+
+struct PrefillParams {
+  const void* q;  // [rows, ...] half, rotated; row i sits at position base + i and sees the keys up to itself
+  int64_t q_stride;
+  const void* kv;
+  const int32_t* table;  // physical pages of the branch
+  void* out;             // [rows, n_heads * head_dim] half
+  int rows, base;
+  int n_heads, n_kv_heads, head_dim, page_size;
+  Half type;
+};
+void prefill_attention(const PrefillParams&, const Launch&);
+
+// Decode steps --------------------------------------------------------------------------------------------------------
+
+enum class Reading : int32_t { dense, selector, window, evictor };
+
+// One query of one branch, and what it may read. Lives on the device: a captured graph sees new values at every step.
+struct DecodeRow {
+  const int32_t* table;  // physical page of each page of the branch
+  int32_t n;             // keys seen, the newest included
+  int32_t row;           // in q and out
+  Reading reading;       // in layers >= skip_layers; dense below
+  int32_t skip_layers;
+  // selectors
+  int32_t list_pages;   // pages attended, the open one included
+  int32_t scores_open;  // the open page is scored like the others
+  int32_t mean;         // lists shared by a group: mean of the heads' scores, else maximum
+  // window
+  int32_t sinks, window;  // first tokens, last tokens
+  // evictors
+  int32_t kept;                    // tokens in each list, the newest included
+  int32_t kept_all;                // nothing was dropped yet: the list is 0 .. n-1
+  int32_t budget, protect;         // tokens
+  int32_t kept_lists, kept_stride; // lists per layer (1 or n_kv_heads), entries between lists
+  int32_t* kept_tokens;            // [layers, kept_lists, kept_stride] ascending
+  float* kept_scores;              // the same shape; accumulated scores, or null (TOVA)
+};
+
+struct DecodeShape {
+  int layer, n_heads, n_kv_heads, head_dim;
+  int page_shift;  // log2 of the page size
+  int n_lists;  // page lists per row: n_kv_heads, or n_heads where each query head has its own
+  Half type;
+};
+
+struct EstimateParams {
+  const DecodeRow* rows;
+  int n_rows;
+  DecodeShape shape;
+  const void* q;  // [rows, ...] half, rotated
+  int64_t q_stride;
+  const void* metadata;
+  const void* kv;  // quest-paper scores the open page from its keys
+  int64_t pages;   // capacity
+  float* scores;   // [n_rows, n_lists, score_stride]
+  int64_t score_stride;
+  int blocks;  // along the pages
+};
+void estimate(const EstimateParams&, const Launch&);
+// Blocks along the pages that fill `sms` multiprocessors with rows of up to max_pages pages.
+int estimate_blocks(const DecodeShape&, int n_rows, int64_t max_pages, int sms);
+
+struct TopKParams {
+  const DecodeRow* rows;
+  int n_rows;
+  DecodeShape shape;
+  const float* scores;
+  int64_t score_stride;
+  int64_t max_pages;       // of any row
+  int32_t* lists;          // [n_rows, n_lists, list_stride] ascending pages
+  int32_t list_stride;
+  int32_t* open_selected;  // [n_rows] lists that hold the open page, added to; or null
+};
+void top_k(const TopKParams&, const Launch&);
+
+struct DecodeParams {
+  const DecodeRow* rows;
+  int n_rows;
+  DecodeShape shape;
+  const void* q;  // [rows, ...] half, rotated
+  int64_t q_stride;
+  const void* q_sinks;  // [rows, n_heads * head_dim] half, rotated for the sinks, or null
+  const void* kv;
+  const int32_t* lists;
+  int32_t list_stride;
+  void* out;  // [rows, n_heads * head_dim] half
+  bool tokens;           // some row is a window or an evictor
+  int splits;            // of a list, over blocks; at least 2
+  float* partials;       // n_rows * n_heads * splits * (head_dim + 2)
+  unsigned* arrivals;    // [n_rows, n_heads] zeros, left as zeros
+  float* logits;         // [n_rows, n_heads, logit_stride] evictors' logits in units of log2, or null
+  int64_t logit_stride;
+  float* norms;  // [n_rows, n_heads, 2] evictors' maximum and sum
+};
+void decode_attention(const DecodeParams&, const Launch&);
+constexpr int kDecodePartials = 1024;  // rows x splits of a launch: what partials must have room for
+// Splits of each list that fill `sms` multiprocessors. Not a function of the length, so that captured graphs stay valid.
+int decode_splits(const DecodeShape&, int n_rows, int sms);
+
+struct EvictParams {
+  const DecodeRow* rows;
+  int n_rows;
+  DecodeShape shape;
+  const float* logits;
+  int64_t logit_stride;
+  const float* norms;
+  float* scores;  // [n_rows, n_kv_heads, logit_stride] scratch
+};
+void evict_kept(const EvictParams&, const Launch&);
+
+// Benchmarks ----------------------------------------------------------------------------------------------------------
+
+struct FillParams {
+  void* out;  // [n] half, or fp32
+  int64_t n;
+  float scale, offset;  // standard deviation and mean
+  bool fp32;
+  Half type;
+  uint32_t seed;
+};
+void fill_random(const FillParams&, const Launch&);
+
+struct ReadParams {
+  const void* data;
+  int64_t bytes;  // a multiple of 16
+  uint32_t* sink; // written when the impossible happens, so that the reads stay
+  int sms;
+};
+void read_all(const ReadParams&, const Launch&);
+
+// From logits to tokens -----------------------------------------------------------------------------------------------
+
+struct ArgmaxParams {
+  const float* logits;  // [rows, vocab]
+  int32_t* ids;         // [rows]
+  int rows, vocab;
+};
+void argmax(const ArgmaxParams&, const Launch&);
+
+struct NllParams {
+  const float* logits;     // [rows, vocab]
+  const int32_t* targets;  // [rows], negative to skip
+  float* nll;              // [rows]
+  int rows, vocab;
+};
+void negative_log_likelihood(const NllParams&, const Launch&);
+
+}  // namespace quest::cuda
