@@ -1,6 +1,8 @@
 #include "addon/job.h"
 
 #include <mutex>
+#include <string>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -131,10 +133,10 @@ Napi::Promise start(Napi::Env env, const Job& job, const Napi::Function& progres
   running->call = Napi::ThreadSafeFunction::New(env, Napi::Function::New(env, [](const Napi::CallbackInfo&) {}), "quest job", 0, 1,
                                                 [running](Napi::Env) {
                                                   running->control->cancelled = true;
-                                                  running->thread.join();
+                                                  if (running->thread.joinable()) running->thread.join();
                                                   delete running;
                                                 });
-  running->thread = std::thread([running] {
+  const auto body = [running] {
     try {
       running->control->check();
       running->task.work(*running->control);
@@ -144,7 +146,14 @@ Napi::Promise start(Napi::Env env, const Job& job, const Napi::Function& progres
     running->control->progress = nullptr;
     running->call.NonBlockingCall([running](Napi::Env e, Napi::Function) { running->settle(e); });
     running->call.Release();
-  });
+  };
+  try {
+    running->thread = std::thread(body);
+  } catch (const std::system_error& e) {
+    // The finalizer deletes the job once its function is released.
+    running->call.Release();
+    throw Error("E_THREADS", std::string("the system gave no thread for a job: ") + e.what());
+  }
   return promise;
 }
 

@@ -5,6 +5,10 @@
 #include <chrono>
 #include <cmath>
 #include <cstdio>
+#include <string>
+#include <system_error>
+
+#include "core/error.h"
 
 #if defined(__linux__)
 #include <sched.h>
@@ -81,12 +85,21 @@ ThreadPool::ThreadPool(int threads) {
   const int wanted = threads > 0 ? threads : cores;
   crowded_ = wanted > cores;
   workers_.reserve(static_cast<size_t>(wanted - 1));
-  for (int worker = 1; worker < wanted; ++worker) {
-    workers_.emplace_back([this, worker] { work(worker); });
+  try {
+    for (int worker = 1; worker < wanted; ++worker) {
+      workers_.emplace_back([this, worker] { work(worker); });
+    }
+  } catch (const std::system_error& e) {
+    stop();
+    throw Error("E_THREADS", "the system gave " + std::to_string(workers_.size() + 1) + " of " + std::to_string(wanted) +
+                                 " threads: " + e.what(),
+                "use fewer threads");
   }
 }
 
-ThreadPool::~ThreadPool() {
+ThreadPool::~ThreadPool() { stop(); }
+
+void ThreadPool::stop() {
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     stop_ = true;

@@ -33,6 +33,7 @@ class ThreadPool {
   void parallel_for(int64_t n, const std::function<void(int64_t i, int worker)>& body);
 
  private:
+  void stop();
   void work(int worker);
   bool claim_and_run(int worker);
   bool wait_for_tickets();

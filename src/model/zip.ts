@@ -54,12 +54,18 @@ async function listEntries(file: string, zip: ZipFile): Promise<Map<string, ZipE
   if (zip.entryCount > MAX_ENTRIES)
     throw brokenZip(file, `states ${zip.entryCount} zip entries; at most ${MAX_ENTRIES} are read`);
   const entries = new Map<string, ZipEntry>();
+  const headers: number[] = [];
+  // From each local header to the one behind it: no entry's data may reach that far, whatever its own header says.
+  const following = new Map<number, number>();
   try {
     for await (const entry of zip.eachEntry()) {
       if (entries.has(entry.fileName))
         throw brokenZip(file, `holds the zip entry ${show(entry.fileName)} twice`);
-      entries.set(entry.fileName, describe(file, zip, entry));
+      entries.set(entry.fileName, describe(file, zip, entry, following));
+      headers.push(entry.relativeOffsetOfLocalHeader);
     }
+    headers.sort((a, b) => a - b);
+    headers.forEach((start, i) => void following.set(start, headers[i + 1] ?? Number.POSITIVE_INFINITY));
   } catch (cause) {
     if (cause instanceof QuestError) throw cause;
     throw brokenZip(file, `has a broken zip directory (${reasonOf(cause)})`, cause);
@@ -67,7 +73,7 @@ async function listEntries(file: string, zip: ZipFile): Promise<Map<string, ZipE
   return entries;
 }
 
-function describe(file: string, zip: ZipFile, entry: Entry): ZipEntry {
+function describe(file: string, zip: ZipFile, entry: Entry, following: Map<number, number>): ZipEntry {
   const name = entry.fileName;
   const offset = async () => {
     if (entry.compressionMethod !== 0)
@@ -76,12 +82,16 @@ function describe(file: string, zip: ZipFile, entry: Entry): ZipEntry {
         `zip entry ${show(name)} is compressed (method ${entry.compressionMethod}); supported: stored entries, as torch.save writes them`,
       );
     if (entry.isEncrypted()) throw brokenZip(file, `zip entry ${show(name)} is encrypted`);
+    let start: number;
     try {
       // Also checks that the entry ends before the archive does.
-      return (await zip.readLocalFileHeaderPromise(entry, { minimal: true })).fileDataStart;
+      start = (await zip.readLocalFileHeaderPromise(entry, { minimal: true })).fileDataStart;
     } catch (cause) {
       throw brokenZip(file, `zip entry ${show(name)} has a broken header (${reasonOf(cause)})`, cause);
     }
+    if (start + entry.uncompressedSize > (following.get(entry.relativeOffsetOfLocalHeader) ?? 0))
+      throw brokenZip(file, `zip entry ${show(name)} reaches into the next entry`);
+    return start;
   };
   const read = async (limit: number) => {
     if (entry.uncompressedSize > limit)

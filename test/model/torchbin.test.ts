@@ -305,6 +305,20 @@ describe('torch checkpoints', () => {
       /overflows file bounds/,
     ],
     [
+      'a local header that lies about where its data starts',
+      (() => {
+        const bytes = zip([
+          { name: 'a/data.pkl', data: tensor },
+          { name: 'a/data/0', data: Buffer.alloc(8) },
+          { name: 'a/data/1', data: Buffer.alloc(64) },
+        ]);
+        const header = bytes.indexOf('a/data/0') - 30;
+        bytes.writeUInt16LE(bytes.readUInt16LE(header + 28) + 16, header + 28);
+        return bytes;
+      })(),
+      /"a\/data\/0" reaches into the next entry/,
+    ],
+    [
       'a pickle larger than its limit',
       zip([{ name: 'a/data.pkl', data: tensor, statedBytes: 1 << 30 }]),
       /has 1073741824 bytes; at most 16777216/,
