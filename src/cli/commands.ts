@@ -77,6 +77,34 @@ export const COMMANDS: readonly CommandSpec[] = [
     load: () => import('./commands/score.js'),
   },
   {
+    name: 'report',
+    summary: 'finished runs on one HTML page, with the paper beside, figures and the Pareto front',
+    argument: { name: '<dirs...>', help: 'folders of runs, or a folder of such folders' },
+    examples: ['quest report runs', 'quest report runs/passkey-0a1b2c3d runs/ppl-4e5f6a7b --out ours.html'],
+    load: () => import('./commands/report.js'),
+  },
+  {
+    name: 'repro',
+    summary: "the paper's tables and figures from presets, then a report of them",
+    argument: { name: '<name>', help: 'table1, fig3, fig4, fig6, fig7, fig11 or all' },
+    examples: [
+      'quest repro table1 --dry-run',
+      'quest repro table1 --model quest-tiny --limit 4',
+      'quest repro all --model quest-tiny --limit 2 --context 4000 --tokens 4000 --dataset moby-dick --sample',
+    ],
+    load: () => import('./commands/repro.js'),
+  },
+  {
+    name: 'iso',
+    summary: 'from LongBench runs, the smallest lossless budget per method and task (Figure 11)',
+    argument: { name: '<dirs...>', help: 'folders of quest longbench runs of one model' },
+    examples: [
+      'quest iso runs/longbench-0a1b2c3d',
+      'quest iso runs/longbench-0a1b2c3d --tolerance 0.5 --attention results/h100/attention.csv',
+    ],
+    load: () => import('./commands/iso.js'),
+  },
+  {
     name: 'generate',
     summary: 'continue a text with a KV method, and compare with another',
     examples: [

@@ -1,11 +1,13 @@
 /**
- * The one table of options. From it come the parser, --help, the schema of --config files and the documentation.
- * A config key, a CSV column and a field in code is the flag's name with underscores.
+ * The one table of options. From it come the parser, --help and the schema of --config files.
+ * A config key is the flag's name with underscores, and so is a method option's CSV column. Sizes in tokens carry their
+ * unit there: `budget_tokens`, `context_tokens`.
  */
 import { METHOD_NAMES, METHODS } from '../../eval/methods.js';
 import { LONGBENCH_OPTIONS } from './options_longbench.js';
 import { TEXT_OPTIONS } from './options_ppl.js';
 import { PULL_OPTIONS } from './options_pull.js';
+import { ISO_OPTIONS, REPORT_OPTIONS, REPRO_OPTIONS } from './options_report.js';
 
 export type CommandName =
   | 'passkey'
@@ -13,6 +15,9 @@ export type CommandName =
   | 'score'
   | 'ppl'
   | 'analyze'
+  | 'report'
+  | 'repro'
+  | 'iso'
   | 'generate'
   | 'logits'
   | 'tokenize'
@@ -42,6 +47,9 @@ export interface OptionSpec {
   choices?: readonly string[];
   min?: number;
   max?: number;
+  /** `min` itself is too small. */
+  aboveMin?: boolean;
+  powerOfTwo?: boolean;
   help: string;
   section: 'Command' | 'Method' | 'Global';
   commands: readonly CommandName[];
@@ -52,7 +60,9 @@ export interface OptionSpec {
 
 const RUNS: readonly CommandName[] = ['passkey', 'longbench', 'ppl', 'analyze', 'generate', 'logits'];
 const WITH_MODEL: readonly CommandName[] = [...RUNS, 'tokenize', 'doctor'];
-const ALL: readonly CommandName[] = [...WITH_MODEL, 'score', 'data', 'model'];
+const ALL: readonly CommandName[] = [...WITH_MODEL, 'score', 'report', 'repro', 'iso', 'data', 'model'];
+/** Commands that take a run's settings, whether they run it or have it run. */
+const RUNNING: readonly CommandName[] = [...RUNS, 'repro'];
 /** Evaluations, which leave a folder of results. */
 const TABLES: readonly CommandName[] = ['passkey', 'longbench', 'ppl', 'analyze'];
 const PASSKEY: readonly CommandName[] = ['passkey'];
@@ -66,7 +76,7 @@ const method = (
   o: Omit<OptionSpec, 'section' | 'commands'> & { commands?: readonly CommandName[] },
 ): OptionSpec => ({
   section: 'Method',
-  commands: RUNS,
+  commands: RUNNING,
   ...o,
 });
 const global = (
@@ -149,6 +159,7 @@ export const OPTIONS: readonly OptionSpec[] = [
     name: 'top-p',
     type: 'number',
     min: 0,
+    aboveMin: true,
     max: 1,
     default: 1,
     placeholder: 'P',
@@ -213,6 +224,9 @@ export const OPTIONS: readonly OptionSpec[] = [
     cliOnly: true,
     help: "write the model's expected self-check output",
   }),
+  ...REPORT_OPTIONS,
+  ...REPRO_OPTIONS,
+  ...ISO_OPTIONS,
   ...PULL_OPTIONS,
   // methods
   method({
@@ -259,10 +273,11 @@ export const OPTIONS: readonly OptionSpec[] = [
     name: 'page-size',
     type: 'int',
     min: 1,
-    max: 256,
+    max: 128,
+    powerOfTwo: true,
     default: 16,
     placeholder: 'TOKENS',
-    help: 'tokens per page of the KV cache',
+    help: 'tokens per page of the KV cache, a power of two',
   }),
   method({
     name: 'skip-layers',
@@ -308,17 +323,17 @@ export const OPTIONS: readonly OptionSpec[] = [
     choices: ['auto', 'cpu'],
     default: 'auto',
     placeholder: 'NAME',
-    commands: [...RUNS, 'doctor'],
+    commands: [...RUNNING, 'doctor'],
     help: 'where to compute',
   }),
   global({
     name: 'threads',
     type: 'int',
     min: 0,
-    max: 4096,
+    max: 1024,
     default: 0,
     placeholder: 'N',
-    commands: [...RUNS, 'doctor'],
+    commands: [...RUNNING, 'doctor'],
     help: 'CPU threads; 0 uses all cores. Results do not depend on it',
   }),
   global({
@@ -328,7 +343,7 @@ export const OPTIONS: readonly OptionSpec[] = [
     max: Number.MAX_SAFE_INTEGER,
     default: 0,
     placeholder: 'N',
-    commands: ['passkey', 'analyze', 'generate'],
+    commands: ['passkey', 'analyze', 'generate', 'repro'],
     help: 'seed of everything random',
   }),
   global({
@@ -345,14 +360,14 @@ export const OPTIONS: readonly OptionSpec[] = [
     choices: ['table', 'csv', 'json', 'md'],
     default: 'table',
     placeholder: 'F',
-    commands: [...RUNS, 'doctor', 'score', 'data', 'model'],
+    commands: [...RUNNING, 'doctor', 'score', 'iso', 'data', 'model'],
     help: 'form of the result on standard output',
   }),
   global({
     name: 'max-memory',
     type: 'size',
     placeholder: 'SIZE',
-    commands: RUNS,
+    commands: RUNNING,
     help: 'refuse a run that needs more, e.g. 8G (default: what this machine has free)',
   }),
   global({
@@ -366,7 +381,7 @@ export const OPTIONS: readonly OptionSpec[] = [
     name: 'dry-run',
     type: 'flag',
     cliOnly: true,
-    commands: RUNS,
+    commands: RUNNING,
     help: 'say what would be done and what it would cost, and stop',
   }),
   global({ name: 'quiet', short: 'q', type: 'flag', help: 'no progress and no notes' }),
