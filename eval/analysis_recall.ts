@@ -8,6 +8,7 @@
  * evict after it and read everything in it.
  */
 
+import { z } from 'zod';
 import type { Model, Sequence } from '../src/runtime/index.js';
 import { JOURNAL_VERSION, type JournalRow } from './journal.js';
 import type { Cell } from './methods.js';
@@ -27,7 +28,13 @@ export interface RecallTask extends Task {
 
 /** The passkey task's items, measured instead of answered. */
 export function createRecallTask(passkey: Task, top: number): RecallTask {
-  return { ...passkey, name: 'recall', params: { ...passkey.params, top }, top };
+  return {
+    ...passkey,
+    name: 'recall',
+    params: { ...passkey.params, top },
+    rowShape: { recall: z.array(z.number()) },
+    top,
+  };
 }
 
 /** Means over steps of `recall` [steps, layers], without the first step. */

@@ -8,6 +8,7 @@
  * dropped is counted over the steps, 1 - attended / held. The oracle is `oracle`: per query head the tokens with the highest
  * true logits, the newest one always among them.
  */
+import { z } from 'zod';
 import { encodePrefix, type TextSource } from '../datasets/texts.js';
 import { QuestError } from '../src/errors.js';
 import type { Tokenizer } from '../src/model/index.js';
@@ -90,6 +91,7 @@ export function createSparsityTask(
       tolerance,
     },
     count: nLayers,
+    rowShape: { fields: z.looseObject({ budget_tokens: z.number(), ppl: z.number(), full_ppl: z.number() }) },
     options,
     texts,
     item(index): TaskItem {

@@ -11,8 +11,10 @@ import {
   ftruncateSync,
   openSync,
   readFileSync,
+  statSync,
 } from 'node:fs';
 import { dirname, join } from 'node:path';
+import { z } from 'zod';
 import { QuestError } from '../src/errors.js';
 import { outputError, syncFolder, writeAll } from '../src/report/files.js';
 import type { Counters } from '../src/runtime/addon.js';
@@ -40,6 +42,36 @@ export interface JournalRow {
   device: string;
 }
 
+const count = z.number().nonnegative();
+
+/** What every row holds; tasks may ask for more, and further fields are kept. */
+const ROW_SHAPE = {
+  v: z.literal(VERSION),
+  key: z.string(),
+  item: z.string(),
+  sample: count,
+  cell: z.record(z.string(), z.union([z.string(), z.number(), z.boolean()])),
+  prefill_tokens: count,
+  step_tokens: count,
+  fields: z.record(z.string(), z.union([z.string(), z.number()])),
+  output: z.string(),
+  output_ids: z.array(count),
+  score: z.number(),
+  counters: z.looseObject({
+    decodeSteps: count,
+    sparseSteps: count,
+    tokensAttended: count,
+    tokensAvailable: count,
+    pagesAttended: count,
+    pagesAvailable: count,
+    kvBytes: count,
+    metadataBytes: count,
+    denseKvBytes: count,
+  } satisfies Record<keyof Counters, z.ZodType>),
+  timing: z.looseObject({ prefill_s: count, feed_s: count, generate_s: count, branches: count }),
+  device: z.string(),
+} satisfies Record<keyof JournalRow, z.ZodType>;
+
 interface Parsed {
   rows: JournalRow[];
   /** Bytes of whole, valid lines. */
@@ -47,47 +79,53 @@ interface Parsed {
   torn: Buffer | undefined;
 }
 
-function parseRow(line: string): JournalRow | undefined {
-  try {
-    const row = JSON.parse(line) as JournalRow;
-    const whole =
-      row?.v === VERSION &&
-      typeof row.key === 'string' &&
-      typeof row.score === 'number' &&
-      typeof row.counters === 'object';
-    return whole ? row : undefined;
-  } catch {
-    return undefined;
-  }
+function refuseLine(path: string, line: number, what: string): never {
+  throw new QuestError('E_JOURNAL', `line ${line} of ${path} is not a row of this journal${what}`, {
+    hint: 'a crash can only tear the last line; this file was changed by something else. Restore it, or use another --out. Nothing was changed',
+    exitCode: 3,
+  });
 }
 
-function parseJournal(bytes: Buffer, path: string): Parsed {
+function parseJournal(bytes: Buffer, path: string, extra: z.ZodRawShape = {}): Parsed {
+  const schema = z.looseObject({ ...ROW_SHAPE, ...extra });
   const rows: JournalRow[] = [];
   let start = 0;
   let line = 1;
   for (; start < bytes.length; line++) {
     const end = bytes.indexOf(0x0a, start);
     if (end < 0) break;
-    const row = parseRow(bytes.toString('utf8', start, end));
-    if (row === undefined) {
+    let row: unknown;
+    try {
+      row = JSON.parse(bytes.toString('utf8', start, end));
+    } catch {
       if (end === bytes.length - 1) break; // torn, although its newline reached the disk
-      throw new QuestError('E_JOURNAL', `line ${line} of ${path} is not a row of this journal`, {
-        hint: 'only the last line can be torn by a crash; this file was changed by something else. Restore it, or use another --out. Nothing was changed',
-        exitCode: 3,
-      });
+      refuseLine(path, line, '');
     }
-    rows.push(row);
+    const { error } = schema.safeParse(row);
+    const issue = error?.issues[0];
+    if (issue !== undefined) refuseLine(path, line, `: ${issue.path.join('.') || 'it'}: ${issue.message}`);
+    rows.push(row as JournalRow);
     start = end + 1;
   }
   return { rows, validBytes: start, torn: start < bytes.length ? bytes.subarray(start) : undefined };
 }
 
-/** Reads the rows of a folder's journal without changing anything; a torn last line is left out. */
-export function readJournal(folder: string): JournalRow[] {
+/** Reads the rows of a folder's journal without changing anything; a torn last line is left out. `extra` as in {@link openJournal}. */
+export function readJournal(folder: string, extra?: z.ZodRawShape): JournalRow[] {
   const path = join(folder, JOURNAL_NAME);
   if (!existsSync(path)) return [];
   try {
-    return parseJournal(readFileSync(path), path).rows;
+    return parseJournal(readFileSync(path), path, extra).rows;
+  } catch (error) {
+    throw outputError(error, path);
+  }
+}
+
+/** Whether anything was appended yet, a torn line included. */
+export function journalStarted(folder: string): boolean {
+  const path = join(folder, JOURNAL_NAME);
+  try {
+    return (statSync(path, { throwIfNoEntry: false })?.size ?? 0) > 0;
   } catch (error) {
     throw outputError(error, path);
   }
@@ -101,8 +139,8 @@ export interface Journal extends Disposable {
   append(rows: readonly JournalRow[]): void;
 }
 
-/** Opens (or starts) a folder's journal. The caller holds the folder's lock. `note` hears about a torn line. */
-export function openJournal(folder: string, note: (text: string) => void): Journal {
+/** Opens (or starts) a folder's journal. The caller holds the folder's lock. `note` hears about a torn line, `extra` is what the task's rows hold beside the usual. */
+export function openJournal(folder: string, note: (text: string) => void, extra?: z.ZodRawShape): Journal {
   const path = join(folder, JOURNAL_NAME);
   const rows = new Map<string, JournalRow>();
   let fd: number;
@@ -120,7 +158,7 @@ export function openJournal(folder: string, note: (text: string) => void): Journ
         exitCode: 3,
       });
     }
-    const parsed = parseJournal(readFileSync(path), path);
+    const parsed = parseJournal(readFileSync(path), path, extra);
     if (parsed.torn !== undefined) {
       const aside = `${path}.torn`;
       appendFileSync(aside, Buffer.concat([parsed.torn, Buffer.from('\n')]));

@@ -3,41 +3,22 @@ import { linkSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:
 import { hostname } from 'node:os';
 import { join } from 'node:path';
 import { QuestError } from '../src/errors.js';
+import { isRunning, ownIdentity, type ProcessIdentity } from '../src/processes.js';
 import { outputError } from '../src/report/files.js';
 
 const LOCK_NAME = 'run.lock';
 
-interface Owner {
-  pid: number;
-  host: string;
-  /** Start time of the process in clock ticks since boot, where the system tells; guards against reused ids. */
-  started: string;
-}
+/** A process that was killed a moment ago may not be gone yet. */
+const PATIENCE_MS = 1000;
+const POLL_MS = 50;
 
-function processStart(pid: number): string {
-  try {
-    const stat = readFileSync(`/proc/${pid}/stat`, 'utf8');
-    // The command in parentheses may hold spaces; the start time is field 22.
-    return stat.slice(stat.lastIndexOf(')') + 2).split(' ')[19] ?? '';
-  } catch {
-    return '';
-  }
-}
+const isAlive = (owner: ProcessIdentity): boolean => owner.host !== hostname() || isRunning(owner);
 
-function isAlive(owner: Owner): boolean {
-  if (owner.host !== hostname()) return true;
-  try {
-    process.kill(owner.pid, 0);
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ESRCH') return false;
-  }
-  const started = processStart(owner.pid);
-  return owner.started === '' || started === '' || started === owner.started;
-}
+const pause = (ms: number): void => void Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, ms);
 
-function parseOwner(text: string): Owner | undefined {
+function parseOwner(text: string): ProcessIdentity | undefined {
   try {
-    const { pid, host, started } = JSON.parse(text) as Partial<Owner>;
+    const { pid, host, started } = JSON.parse(text) as Partial<ProcessIdentity>;
     if (typeof pid === 'number' && typeof host === 'string' && typeof started === 'string')
       return { pid, host, started };
   } catch {
@@ -91,8 +72,8 @@ function removeStale(path: string, content: string): void {
  */
 export function lockFolder(folder: string): () => void {
   const path = join(folder, LOCK_NAME);
-  const mine = `${JSON.stringify({ pid: process.pid, host: hostname(), started: processStart(process.pid) })}\n`;
-  for (let attempt = 0; attempt < 3; attempt++) {
+  const mine = `${JSON.stringify(ownIdentity())}\n`;
+  for (const patience = performance.now() + PATIENCE_MS; ; ) {
     if (create(path, mine)) {
       const release = () => {
         process.off('exit', release);
@@ -101,24 +82,24 @@ export function lockFolder(folder: string): () => void {
       process.on('exit', release);
       return release;
     }
-    let content: string;
+    let content: string | undefined;
     try {
       content = readFileSync(path, 'utf8');
     } catch {
-      continue;
+      // given back just now
     }
-    const owner = parseOwner(content);
-    if (owner !== undefined && isAlive(owner)) {
-      const where = owner.host === hostname() ? '' : ` on ${owner.host}`;
-      throw new QuestError('E_LOCKED', `${folder} is in use by another run (process ${owner.pid}${where})`, {
+    const owner = content === undefined ? undefined : parseOwner(content);
+    if (content !== undefined && (owner === undefined || !isAlive(owner))) {
+      removeStale(path, content);
+    } else if (performance.now() < patience) {
+      pause(POLL_MS);
+    } else {
+      const where = owner === undefined || owner.host === hostname() ? '' : ` on ${owner.host}`;
+      const holder = owner === undefined ? '' : ` (process ${owner.pid}${where})`;
+      throw new QuestError('E_LOCKED', `${folder} is in use by another run${holder}`, {
         hint: `wait for it, choose another --out, or delete ${path} if that process is gone`,
         exitCode: 3,
       });
     }
-    removeStale(path, content);
   }
-  throw new QuestError('E_LOCKED', `${folder} is being taken by another run`, {
-    hint: 'try again',
-    exitCode: 3,
-  });
 }

@@ -8,8 +8,11 @@ export type MethodField = 'skip_layers' | 'page_size' | 'group' | 'sinks' | 'h2o
 export interface MethodDefinition {
   name: MethodName;
   label: string;
-  /** `dense` reads everything, a `selector` keeps everything and reads a part, an `evictor` drops tokens for good. */
-  kind: 'dense' | 'selector' | 'evictor';
+  /**
+   * `dense` reads everything, a `selector` keeps everything and reads a part, a `window` reads what its position alone
+   * decides, an `evictor` drops tokens for good.
+   */
+  kind: 'dense' | 'selector' | 'window' | 'evictor';
   help: string;
   /** Options that change its result; the others are left out of keys and tables. */
   fields: readonly MethodField[];
@@ -58,7 +61,7 @@ export const METHODS: readonly MethodDefinition[] = [
   {
     name: 'streaming',
     label: 'StreamingLLM',
-    kind: 'evictor',
+    kind: 'window',
     help: 'keeps the first tokens (sinks) and the most recent ones',
     fields: ['skip_layers', 'sinks'],
     minBudget: ({ sinks }) => ({
@@ -186,15 +189,17 @@ export function estimatedReadShare(cell: Cell, tokens: number, nLayers: number):
   return dense + (1 - dense) * sparse;
 }
 
+/** Pages that one head of a selector attends in a decode step. */
+export function pageBudget(method: MethodOptions, pageSize: number): number {
+  return Math.max(method.method === 'quest-paper' ? 3 : 1, Math.floor(method.budgetTokens / pageSize));
+}
+
 /** Budgets that mean something else than they seem to, in words. */
 export function budgetNotes(cells: readonly Cell[]): string[] {
   return cells.flatMap((cell) => {
     const { method, pageSize } = cell;
     if (!methodDefinition(method.method).fields.includes('page_size')) return [];
-    const pages = Math.max(
-      method.method === 'quest-paper' ? 3 : 1,
-      Math.floor(method.budgetTokens / pageSize),
-    );
+    const pages = pageBudget(method, pageSize);
     if (pages * pageSize === method.budgetTokens) return [];
     return [`${cellName(cell)} reads ${pages} pages of ${pageSize} tokens, ${pages * pageSize} in all`];
   });

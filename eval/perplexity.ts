@@ -3,6 +3,7 @@
  * prefill), teacher-forced, in one pass over the text per method. Methods whose steps depend on positions alone are scored
  * in parallel chunks, which gives the same bits as step by step; evictors go step by step, side by side.
  */
+import { z } from 'zod';
 import { countWords, encodePrefix, type TextSource } from '../datasets/texts.js';
 import { QuestError } from '../src/errors.js';
 import type { Tokenizer } from '../src/model/index.js';
@@ -57,6 +58,17 @@ export interface Curve {
 export interface PerplexityRow extends JournalRow {
   curve: Curve;
 }
+
+const numbers = z.array(z.number());
+const ROW_SHAPE = {
+  curve: z.object({
+    tokens: numbers.min(1),
+    nll: numbers,
+    words: numbers,
+    read_bytes: numbers,
+    dense_bytes: numbers,
+  } satisfies Record<keyof Curve, z.ZodType>),
+};
 
 export interface PerplexityItem extends TaskItem {
   book: string;
@@ -168,6 +180,7 @@ export function createPerplexityTask(
       ...(windowed && { window, stride }),
     },
     count: source.books.length,
+    rowShape: ROW_SHAPE,
     lockstep,
     item(index) {
       // Asked for when memory is estimated, when the plan is measured, and when it is run.

@@ -2,6 +2,7 @@
 import { createHash } from 'node:crypto';
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { z } from 'zod';
 import { QuestError } from '../src/errors.js';
 import { outputError, writeFileAtomic } from '../src/report/files.js';
 import { type Cell, cellName, cellOptions } from './methods.js';
@@ -14,6 +15,15 @@ export interface Plan {
   task: Task;
   cells: Cell[];
 }
+
+const scalar = z.union([z.string(), z.number(), z.boolean()]);
+const planSchema = z.object({
+  task: z.string(),
+  model: z.string(),
+  model_fingerprint: z.string(),
+  params: z.record(z.string(), z.union([scalar, z.array(z.union([z.string(), z.number()]))])),
+  cells: z.array(z.record(z.string(), scalar)),
+});
 
 /** The plan as data: what plan.json holds and what the default folder's name is a hash of. */
 export interface PlanRecord {
@@ -37,10 +47,14 @@ export function planRecord(plan: Plan): PlanRecord {
   };
 }
 
-/** Eight hex digits that name the plan, so that the same command finds its folder again. The model's place does not count. */
+/**
+ * Eight hex digits that name the plan, so that the same command finds its folder again. The model's place and the order
+ * of methods and budgets do not count.
+ */
 export function planHash(plan: Plan): string {
-  const { model: _, ...rest } = planRecord(plan);
-  return sha256(JSON.stringify(rest)).slice(0, 8);
+  const { model: _, cells, ...rest } = planRecord(plan);
+  const sorted = cells.map((cell) => JSON.stringify(cell)).sort();
+  return sha256(JSON.stringify({ ...rest, cells: sorted })).slice(0, 8);
 }
 
 const idsHash = (ids: Int32Array): string =>
@@ -87,22 +101,29 @@ export function planDifferences(before: PlanRecord, now: PlanRecord): string[] {
 export function readPlan(folder: string): PlanRecord | undefined {
   const path = join(folder, PLAN_NAME);
   if (!existsSync(path)) return undefined;
+  let problem = 'it is not JSON';
   try {
-    return JSON.parse(readFileSync(path, 'utf8')) as PlanRecord;
+    const { data, error } = planSchema.safeParse(JSON.parse(readFileSync(path, 'utf8')));
+    if (data !== undefined) return data;
+    const issue = error.issues[0]!;
+    problem = `${issue.path.join('.') || 'it'}: ${issue.message}`;
   } catch (error) {
     if (!(error instanceof SyntaxError)) throw outputError(error, path);
-    throw new QuestError('E_PLAN', `${path} is not a plan`, {
-      hint: 'use another --out; nothing was changed',
-      exitCode: 3,
-      cause: error,
-    });
   }
+  throw new QuestError('E_PLAN', `${path} is not a plan (${problem})`, {
+    hint: 'use another --out; nothing was changed',
+    exitCode: 3,
+  });
 }
 
-/** Refuses a folder that belongs to another plan. A plan that only adds methods or budgets is welcome. */
-export function checkFolderPlan(folder: string, plan: Plan): void {
+/**
+ * Refuses a folder that belongs to another plan. A plan that only adds methods or budgets is welcome, and a plan that
+ * nothing was computed for (`started` is false) binds nobody.
+ */
+export function checkFolderPlan(folder: string, plan: Plan, started: boolean): void {
   const before = readPlan(folder);
-  const differences = before ? planDifferences(before, planRecord(plan)) : [];
+  if (before === undefined || !started) return;
+  const differences = planDifferences(before, planRecord(plan));
   if (differences.length === 0) return;
   throw new QuestError('E_PLAN', `${folder} holds another run: ${differences.join('; ')}`, {
     hint: 'use another --out, or repeat the options of that run (more methods or budgets may be added)',

@@ -1,5 +1,7 @@
 /** What a protocol gives to the runner: items with their split into dense prefill and decode steps, and a score. */
 
+import type { z } from 'zod';
+
 export interface TaskItem {
   /** Names the item in the journal; stable over runs. */
   id: string;
@@ -23,6 +25,8 @@ export interface Task {
   /** Everything that decides which items there are; part of the plan. */
   params: Record<string, string | number | boolean | readonly (string | number)[]>;
   count: number;
+  /** What its journal rows hold beside the usual, where it has a runner of its own. */
+  rowShape?: z.ZodRawShape;
   /** Items are made when they are needed, so that tokenising one can overlap with computing another. */
   item(index: number): TaskItem | Promise<TaskItem>;
 }

@@ -89,7 +89,7 @@ export function readConfig(file: string, command: CommandName): Record<string, u
     );
   }
   try {
-    return checkConfig(parse(text), command, file);
+    return checkConfig(parse(text, { logLevel: 'error' }), command, file); // warnings would go past our output
   } catch (cause) {
     if (!(cause instanceof YAMLParseError)) throw cause;
     throw new QuestError('E_CONFIG', `${file} is not valid YAML: ${cause.message.split('\n')[0]}`, {

@@ -1,7 +1,7 @@
 /** Runs a plan in its output folder: lock, plan check, journal, progress, resume. Shared by all evaluations. */
 import { existsSync, statSync } from 'node:fs';
 import { join } from 'node:path';
-import { openJournal, readJournal } from '../../eval/journal.js';
+import { journalStarted, openJournal, readJournal } from '../../eval/journal.js';
 import { lockFolder } from '../../eval/lock.js';
 import { budgetNotes, type Cell, estimatedReadShare, methodDefinition } from '../../eval/methods.js';
 import {
@@ -19,6 +19,7 @@ import type { Checkpoint, Tokenizer } from '../model/index.js';
 import { ensureFolder, outputError } from '../report/files.js';
 import type { Model } from '../runtime/index.js';
 import type { CommandContext } from './commands.js';
+import { MANIFEST_NAME } from './manifest.js';
 import { checkMemory, describeMemory, estimateMemory, type MemoryEstimate } from './memory.js';
 import { clock, type Progress, startProgress } from './progress.js';
 import { loadModel, presetNote } from './session.js';
@@ -87,6 +88,10 @@ function checkFolder(folder: string): void {
   ensureFolder(folder);
 }
 
+/** Whether the folder has rows or results that must not be mixed with another plan's. */
+const hasResults = (folder: string, rows: number): boolean =>
+  rows > 0 || existsSync(join(folder, MANIFEST_NAME));
+
 /** Computes what is missing and returns all rows. The folder is locked meanwhile; `finish` runs under the same lock. */
 export async function evaluate(
   evaluation: Evaluation,
@@ -95,13 +100,16 @@ export async function evaluate(
   const { context, settings, checkpoint, tokenizer, plan, run = runPlan, unit = 'samples' } = evaluation;
   const { out, signal } = context;
   const folder = outputFolder(settings, plan);
+  const memory = planMemory(evaluation);
+  // Refused before anything is written. A finished run needs none; one that goes on is checked when it loads the model.
+  if (!journalStarted(folder)) checkMemory(memory, settings.maybeNumber('max-memory'));
   checkFolder(folder);
   const unlock = lockFolder(folder);
   let model: Model | undefined;
   try {
-    checkFolderPlan(folder, plan);
-    using journal = openJournal(folder, out.note);
-    writePlan(folder, plan);
+    const rows = readJournal(folder, plan.task.rowShape).length;
+    checkFolderPlan(folder, plan, hasResults(folder, rows));
+    using journal = openJournal(folder, out.note, plan.task.rowShape);
     const before = journal.size;
     out.note(
       `${plan.task.name}: ${plan.task.count} ${unit} x ${plan.cells.length} cells (${describeCells(plan.cells)}) -> ${folder}`,
@@ -119,7 +127,8 @@ export async function evaluate(
         eosIds: checkpoint.eosIds,
         signal,
         loadModel: async () => {
-          model = await loadModel(context, settings, checkpoint, planMemory(evaluation));
+          model = await loadModel(context, settings, checkpoint, memory);
+          writePlan(folder, plan); // from the first row on, and not when the model was refused
           progress = await startProgress(out, plan.task.name); // after the notes of loading
           return model;
         },
@@ -134,6 +143,7 @@ export async function evaluate(
     } finally {
       progress?.stop();
     }
+    if (model === undefined) writePlan(folder, plan); // all rows were there, its plan may not be
     const seconds = (performance.now() - started) / 1000;
     const computed = journal.size - before;
     const result = {
@@ -189,8 +199,8 @@ function roughSeconds(
 export async function describePlan(evaluation: Evaluation, cores: number): Promise<string> {
   const { settings, checkpoint, plan, unit = 'samples' } = evaluation;
   const folder = outputFolder(settings, plan);
-  checkFolderPlan(folder, plan);
-  const have = new Set(readJournal(folder).map((row) => row.key));
+  const have = new Set(readJournal(folder, plan.task.rowShape).map((row) => row.key));
+  checkFolderPlan(folder, plan, hasResults(folder, have.size));
   const size = await measurePlan(plan, (key) => have.has(key));
   const memory = planMemory(evaluation);
   checkMemory(memory, settings.maybeNumber('max-memory'));

@@ -1,7 +1,7 @@
 /** Entry of the command line: parse, load the one command that was asked for, run it, turn errors into exit codes. */
 import { CommanderError } from 'commander';
 import { QuestError } from '../errors.js';
-import { createOutput, handleBrokenPipes, printError } from './output.js';
+import { createOutput, handleBrokenStreams, printError } from './output.js';
 import { createParser, type Invocation, usageError } from './parser.js';
 import { createSettings } from './settings.js';
 import { questVersion } from './version.js';
@@ -31,7 +31,9 @@ function asQuestError(error: unknown): QuestError {
   const { code } = cause as NodeJS.ErrnoException;
   if (code === 'E_CANCELLED') return new QuestError('E_INTERRUPTED', 'interrupted', { exitCode: 130, cause });
   return new QuestError(code ?? 'E_INTERNAL', cause.message, {
-    hint: 'run again with --verbose to see where it comes from',
+    hint: cause.message.startsWith('QUEST_SIMD')
+      ? 'set it to one of these levels, or leave it out to use the fastest'
+      : 'run again with --verbose to see where it comes from',
     exitCode: 3,
     cause,
   });
@@ -56,7 +58,7 @@ async function runInvocation(
 
 /** Runs `quest ARGV...` and returns the exit code: 0 ok, 1 failed check, 2 usage, 3 environment, 130 interrupted. */
 export async function main(argv: readonly string[]): Promise<number> {
-  handleBrokenPipes();
+  handleBrokenStreams();
   const interrupt = interruptSignal();
   let invocation: Invocation | undefined;
   try {

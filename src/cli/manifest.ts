@@ -10,6 +10,8 @@ import type { CommandContext } from './commands.js';
 import type { Settings } from './settings.js';
 import { gitCommit, questVersion } from './version.js';
 
+export const MANIFEST_NAME = 'manifest.json';
+
 /** Facts of this machine and build. */
 export function environment(device: { device: string; threads: number; simd: string } | undefined) {
   let native: string | undefined;
@@ -63,7 +65,7 @@ export function writeManifest(
   run: RunRecord,
   results: { cells: unknown[]; [key: string]: unknown },
 ): void {
-  const path = join(folder, 'manifest.json');
+  const path = join(folder, MANIFEST_NAME);
   const before = readManifest(path);
   if (run.rows.computed === 0 && before?.cells?.length === results.cells.length) return;
   const manifest = {
@@ -76,7 +78,7 @@ export function writeManifest(
       preset: checkpoint.preset?.name,
     },
     runs: [
-      ...(before?.runs ?? []),
+      ...(Array.isArray(before?.runs) ? before.runs : []),
       {
         started: run.started.toISOString(),
         ended: new Date().toISOString(),

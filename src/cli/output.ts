@@ -1,10 +1,12 @@
 /** The only place that writes to the terminal: data to stdout, notes to stderr. */
 import type { QuestError } from '../errors.js';
+import { outputError } from '../report/files.js';
 import type { Format, Table } from '../report/table.js';
 
 export interface Output {
   /** Results; never decorated. */
   data(text: string): void;
+  /** Notes of a table in a format for programs go to stderr. */
   table(table: Table, format: Format): Promise<void>;
   /** For people; silent with --quiet. */
   note(text: string): void;
@@ -24,6 +26,9 @@ const paint = (code: number, text: string): string => (colored() ? `\u001b[${cod
 /** Makes the output of one command. */
 export function createOutput(options: { quiet: boolean; verbose: boolean }): Output {
   const { quiet, verbose } = options;
+  const note = (text: string): void => {
+    if (!quiet) process.stderr.write(`${text}\n`);
+  };
   return {
     quiet,
     verbose,
@@ -32,10 +37,9 @@ export function createOutput(options: { quiet: boolean; verbose: boolean }): Out
     table: async (table, format) => {
       const { renderTable } = await import('../report/table.js'); // keeps --help quick
       process.stdout.write(renderTable(table, format));
+      if (format === 'csv' || format === 'json') table.notes?.forEach(note);
     },
-    note: (text) => {
-      if (!quiet) process.stderr.write(`${text}\n`);
-    },
+    note,
     detail: (text) => {
       if (verbose) process.stderr.write(`${paint(2, text)}\n`);
     },
@@ -55,12 +59,18 @@ export function printError(error: QuestError, verbose: boolean): void {
 /** Writes text that commander has made (help, version). */
 export const writeOut = (text: string): void => void process.stdout.write(text);
 
-/** A reader that has gone away (`quest ... | head`) is no error: stop quietly. */
-export function handleBrokenPipes(): void {
-  for (const stream of [process.stdout, process.stderr]) {
-    stream.on('error', (error: NodeJS.ErrnoException) => {
-      if (error.code === 'EPIPE') process.exit(0);
-      throw error;
-    });
-  }
+/** Ends the command when its results cannot be written. */
+function failOutput(error: NodeJS.ErrnoException): never {
+  // A reader that has gone away (`quest ... | head`) is no error. Evaluations print when their results are on disk.
+  if (error.code === 'EPIPE') process.exit(0);
+  const shown = outputError(error, 'standard output', 'send it to a place with room');
+  printError(shown, false);
+  process.exit(shown.exitCode);
+}
+
+/** Settles what happens when stdout or stderr can no longer be written to. */
+export function handleBrokenStreams(): void {
+  process.stdout.on('error', failOutput);
+  // Nothing of a result is lost with the notes.
+  process.stderr.on('error', () => {});
 }

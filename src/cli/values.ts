@@ -14,15 +14,28 @@ function fail(where: string, wanted: string, raw: unknown, hint?: string): never
   );
 }
 
-function range(spec: OptionSpec): string {
-  const { min, max } = spec;
-  if (min !== undefined && max !== undefined && max < Number.MAX_SAFE_INTEGER)
-    return ` from ${min} to ${max}`;
-  return min === undefined ? '' : ` of at least ${min}`;
+function wantedNumber(spec: OptionSpec, whole: boolean): string {
+  const { min, max, aboveMin, powerOfTwo } = spec;
+  const kind = powerOfTwo ? 'a power of two' : whole ? 'a whole number' : 'a number';
+  if (min === undefined) return kind;
+  if (max === undefined || max >= Number.MAX_SAFE_INTEGER) return `${kind} of at least ${min}`;
+  return aboveMin ? `${kind} above ${min}, up to ${max}` : `${kind} from ${min} to ${max}`;
+}
+
+function numberHint(spec: OptionSpec, value: number): string {
+  const { min = Number.NEGATIVE_INFINITY, max = Number.POSITIVE_INFINITY, aboveMin, powerOfTwo } = spec;
+  if (value > max) return `use ${max} or less`;
+  if (aboveMin && value <= min) return `use more than ${min}`;
+  if (value < min) return `use ${min} or more`;
+  if (powerOfTwo && Number.isInteger(value)) {
+    const below = 2 ** Math.floor(Math.log2(value));
+    return `use ${below} or ${2 * below}`;
+  }
+  const [example] = [spec.default ?? spec.min ?? 1].flat();
+  return `write it in digits, e.g. ${example}`;
 }
 
 function parseNumber(spec: OptionSpec, raw: unknown, where: string, whole: boolean): number {
-  const wanted = `${whole ? 'a whole number' : 'a number'}${range(spec)}`;
   const text = typeof raw === 'string' ? raw.trim() : raw;
   const pattern = whole ? /^[+-]?\d+$/ : /^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i;
   const value =
@@ -31,10 +44,14 @@ function parseNumber(spec: OptionSpec, raw: unknown, where: string, whole: boole
       : typeof text === 'string' && pattern.test(text)
         ? Number(text)
         : Number.NaN;
-  const inRange =
-    value >= (spec.min ?? Number.NEGATIVE_INFINITY) && value <= (spec.max ?? Number.POSITIVE_INFINITY);
-  if (!Number.isFinite(value) || (whole && !Number.isSafeInteger(value)) || !inRange)
-    fail(where, wanted, raw);
+  const { min = Number.NEGATIVE_INFINITY, max = Number.POSITIVE_INFINITY } = spec;
+  const fits =
+    value >= min &&
+    value <= max &&
+    !(spec.aboveMin && value === min) &&
+    !(spec.powerOfTwo && !Number.isInteger(Math.log2(value)));
+  if (!Number.isFinite(value) || (whole && !Number.isSafeInteger(value)) || !fits)
+    fail(where, wantedNumber(spec, whole), raw, numberHint(spec, value));
   return value;
 }
 

@@ -1,11 +1,12 @@
 /** One process at a time for one place: a lock file that names its holder, and waiting for it. */
 import { randomUUID } from 'node:crypto';
-import { readFileSync, rmSync } from 'node:fs';
+import { rmSync } from 'node:fs';
 import { link, mkdir, readFile, rename, rm, stat, utimes, writeFile } from 'node:fs/promises';
 import { hostname } from 'node:os';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { QuestError } from '../errors.js';
+import { isRunning, ownIdentity, type ProcessIdentity } from '../processes.js';
 import { diskError } from './errors.js';
 
 export interface LockOptions {
@@ -19,11 +20,7 @@ export interface LockOptions {
   silentMs?: number;
 }
 
-interface Holder {
-  pid: number;
-  host: string;
-  /** Start time of the process where the system tells it, since process ids come back. */
-  started: string;
+interface Holder extends ProcessIdentity {
   id: string;
 }
 
@@ -33,15 +30,6 @@ const HEARTBEAT_MS = 15_000;
 const held = new Set<string>();
 function releaseAll(): void {
   for (const file of held) rmSync(file, { force: true });
-}
-
-function startTime(pid: number): string {
-  try {
-    const text = readFileSync(`/proc/${pid}/stat`, 'utf8');
-    return text.slice(text.lastIndexOf(')') + 2).split(' ')[19] ?? '';
-  } catch {
-    return '';
-  }
 }
 
 function parseHolder(text: string): Holder | undefined {
@@ -54,16 +42,8 @@ function parseHolder(text: string): Holder | undefined {
 }
 
 /** Undefined: cannot be told from here. */
-function isAlive(holder: Holder): boolean | undefined {
-  if (holder.host !== hostname()) return undefined;
-  try {
-    process.kill(holder.pid, 0);
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ESRCH') return false;
-  }
-  const started = startTime(holder.pid);
-  return started === '' || !holder.started || holder.started === started;
-}
+const isAlive = (holder: Holder): boolean | undefined =>
+  holder.host === hostname() ? isRunning(holder) : undefined;
 
 /** Makes the file with its content in one step; false when it exists. */
 async function create(file: string, content: string, id: string): Promise<boolean> {
@@ -108,7 +88,7 @@ const holdersOf = (holder: Holder | undefined): string =>
 export async function lockFile(file: string, options: LockOptions = {}): Promise<() => Promise<void>> {
   const { signal, onWait, wait = true, pollMs = 300, silentMs = 120_000 } = options;
   const id = randomUUID();
-  const mine = `${JSON.stringify({ pid: process.pid, host: hostname(), started: startTime(process.pid), id })}\n`;
+  const mine = `${JSON.stringify({ ...ownIdentity(), id })}\n`;
   await mkdir(path.dirname(file), { recursive: true }).catch((error) => {
     throw diskError(error, file);
   });

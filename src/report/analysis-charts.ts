@@ -32,7 +32,9 @@ const dashOf = (paper: string, shown: boolean) => ({
       [5, 4],
     ],
   },
-  legend: shown ? { symbolType: 'stroke', symbolSize: 300, symbolStrokeColor: '#444' } : null,
+  legend: shown
+    ? { symbolType: 'stroke', symbolSize: 300, symbolStrokeColor: '#444', labelLimit: 240 }
+    : null,
 });
 
 /** Share of KV that can be dropped, layer by layer. */
@@ -141,6 +143,7 @@ export function recallChart(report: RecallReport): TopLevelSpec {
     layer: [
       { mark: { type: 'line', strokeWidth: 2 }, encoding },
       {
+        transform: [{ filter: `datum.source === '${OURS}'` }],
         mark: { type: 'point', filled: true, size: 60, opacity: 1 },
         encoding: { x: encoding.x, y: encoding.y, color: encoding.color },
       },

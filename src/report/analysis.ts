@@ -1,5 +1,6 @@
 /** The analyses of the paper's Figures 3 and 4 as tables. */
-import type { Table } from './table.js';
+import { manyReadsNote } from './rows.js';
+import { columnsOf, fixed, type Table } from './table.js';
 
 /** One layer under one method: the smallest budget that keeps the perplexity. */
 export interface SparsityCell {
@@ -62,17 +63,20 @@ export function sparsityLongTable(report: SparsityReport): Table {
     'tolerance',
   ];
   return {
-    columns: [...keys, 'tokens', 'scored', 'page_size', 'text', 'model', 'paper_dropped_share'].map(
-      (key) => ({ key }),
-    ),
+    columns: columnsOf([...keys, 'tokens', 'scored', 'page_size', 'text', 'model', 'paper_dropped_share'], {
+      dropped_share: fixed(4),
+      ppl: fixed(4),
+      full_ppl: fixed(4),
+      ppl_rise: fixed(4),
+    }),
     rows: report.cells.map((c) => [
       c.layer,
       c.method,
-      c.droppedShare.toFixed(4),
+      c.droppedShare,
       c.budgetTokens,
-      c.ppl.toFixed(4),
-      c.fullPpl.toFixed(4),
-      (c.ppl - c.fullPpl).toFixed(4),
+      c.ppl,
+      c.fullPpl,
+      c.ppl - c.fullPpl,
       report.tolerance,
       report.tokens,
       report.scored,
@@ -81,8 +85,15 @@ export function sparsityLongTable(report: SparsityReport): Table {
       report.modelName,
       c.layer < FIRST ? PAPER_SPARSITY.firstLayers : PAPER_SPARSITY.others[c.method],
     ]),
+    notes: sparsityNotes(report),
   };
 }
+
+/** What a reader of the table must know. */
+const sparsityNotes = (report: SparsityReport): string[] => [
+  `text: ${report.text}; the last ${report.scored} of ${report.tokens} tokens are scored, one layer sparse at a time`,
+  `paper: ${PAPER_SPARSITY.title}`,
+];
 
 /** Layers as rows, methods as columns, with the means that the paper names. */
 export function sparsityWideTable(report: SparsityReport): Table {
@@ -113,6 +124,7 @@ export function sparsityWideTable(report: SparsityReport): Table {
       ['mean of others', ...means.flatMap((m) => [show(m.others), undefined])],
       ['  paper', ...methods.flatMap(({ method }) => [show(PAPER_SPARSITY.others[method]), undefined])],
     ],
+    notes: sparsityNotes(report),
   };
 }
 
@@ -166,17 +178,20 @@ export function recallLongTable(report: RecallReport): Table {
     'kv_read_pct',
   ];
   return {
-    columns: [...keys, 'never_sparse', 'skip_layers', 'model', 'paper_recall'].map((key) => ({ key })),
+    columns: columnsOf([...keys, 'never_sparse', 'skip_layers', 'model', 'paper_recall'], {
+      recall: fixed(4),
+      kv_read_pct: fixed(2),
+    }),
     rows: report.cells.flatMap((cell) => {
-      const row = (layer: string, recall: number, paper: number | undefined) => [
+      const row = (layer: string | number, recall: number, paper: number | undefined) => [
         cell.method,
         cell.budgetTokens,
         layer,
-        recall.toFixed(4),
+        recall,
         report.top,
         report.contextTokens,
         cell.samples,
-        cell.kvReadPct.toFixed(2),
+        cell.kvReadPct,
         cell.neverSparse,
         report.skipLayers,
         report.modelName,
@@ -184,9 +199,10 @@ export function recallLongTable(report: RecallReport): Table {
       ];
       return [
         row('all', cell.recall, paperRecall(cell)),
-        ...cell.byLayer.map((recall, layer) => row(String(layer), recall, undefined)),
+        ...cell.byLayer.map((recall, layer) => row(layer, recall, undefined)),
       ];
     }),
+    notes: recallNotes(report),
   };
 }
 
@@ -212,15 +228,20 @@ export function recallWideTable(report: RecallReport): Table {
       ...budgets.map((b) => ({ key: String(b), align: 'right' as const })),
     ],
     rows,
+    notes: recallNotes(report),
   };
 }
 
-/** Cells that were the same as full. */
+/** What a reader of the table must know. */
 export function recallNotes(report: RecallReport): string[] {
-  return report.cells
-    .filter((cell) => cell.neverSparse)
-    .map(
+  const never = report.cells.filter((cell) => cell.neverSparse);
+  const most = report.cells.filter((cell) => cell.kvReadPct > 100);
+  return [
+    ...never.map(
       (cell) =>
         `* ${cell.label} with budget ${cell.budgetTokens} never attended fewer tokens than the cache held: it was the same as full`,
-    );
+    ),
+    ...manyReadsNote(most.map((cell) => `${cell.label} ${cell.budgetTokens}`)),
+    `paper: ${PAPER_RECALL_TITLE}`,
+  ];
 }

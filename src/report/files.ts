@@ -1,6 +1,7 @@
 /** Writing results so that a reader never sees half a file, and a failing disk gives one clear error. */
 import { closeSync, fsyncSync, mkdirSync, openSync, renameSync, rmSync, statSync, writeSync } from 'node:fs';
 import { basename, dirname, join, resolve } from 'node:path';
+import { getSystemErrorMap } from 'node:util';
 import { QuestError } from '../errors.js';
 
 const REASONS: Record<string, string> = {
@@ -15,14 +16,16 @@ const REASONS: Record<string, string> = {
   EISDIR: 'a folder of that name is in the way',
   ENOENT: 'the folder does not exist',
 };
+const OUTPUT_HINT = 'free some space or choose another place with --out; what was written before is kept';
 
 /** Turns a file system error into the one error that users see; exit code 3. */
-export function outputError(error: unknown, path: string): QuestError {
+export function outputError(error: unknown, path: string, hint = OUTPUT_HINT): QuestError {
   if (error instanceof QuestError) return error;
-  const code = (error as NodeJS.ErrnoException).code ?? '';
-  const reason = REASONS[code] ?? (error as Error).message;
+  const { code = '', errno = 0, message } = error as NodeJS.ErrnoException;
+  // The message names the path, which may be that of a temporary file.
+  const reason = REASONS[code] ?? getSystemErrorMap().get(errno)?.[1] ?? message;
   return new QuestError('E_OUTPUT', `cannot write ${path}: ${reason}`, {
-    hint: 'free some space or choose another place with --out; what was written before is kept',
+    hint,
     exitCode: 3,
     cause: error,
   });

@@ -1,5 +1,6 @@
 /** LongBench as tables: long form for files, and the shape of the paper's Figure 7 for readers. */
-import type { Table } from './table.js';
+import { manyReadsNote } from './rows.js';
+import { columnsOf, fixed, type Table } from './table.js';
 
 /** The score of one cell on one task, over all of its samples or those of one length. */
 export interface TaskScore {
@@ -78,10 +79,10 @@ export function longBenchLongTable(report: LongBenchReport): Table {
           cell.budgetTokens,
           part.bucket,
           part.samples,
-          part.score.toFixed(2),
-          part.stderr.toFixed(2),
+          part.score,
+          part.stderr,
           metric,
-          part.kvReadPct.toFixed(2),
+          part.kvReadPct,
           whole ? neverSparse : undefined,
           whole ? truncated : undefined,
           ...CELL_OPTIONS.map((key) => cell.options[key]),
@@ -92,7 +93,11 @@ export function longBenchLongTable(report: LongBenchReport): Table {
       }
     }
   }
-  return { columns: keys.map((key) => ({ key })), rows };
+  return {
+    columns: columnsOf(keys, { score: fixed(2), stderr: fixed(2), kv_read_pct: fixed(2) }),
+    rows,
+    notes: longBenchNotes(report),
+  };
 }
 
 interface Panel {
@@ -163,6 +168,7 @@ export function longBenchWideTable(report: LongBenchReport): Table {
       ...(hasDense ? [{ key: 'all', align: 'right' as const }] : []),
     ],
     rows,
+    notes: longBenchNotes(report),
   };
 }
 
@@ -195,6 +201,9 @@ export function longBenchNotes(report: LongBenchReport): string[] {
       `* never attended fewer tokens than the cache held, so it was the same as full there: ${list.join(', ')}`,
     );
   }
+  const most = report.tasks.flatMap(({ cells }) => cells.filter(({ all }) => all.kvReadPct > 100));
+  const names = most.map(({ cell }) => `${cell.method} ${cell.budgetTokens}`);
+  notes.push(...manyReadsNote([...new Set(names)]));
   if (report.paper !== undefined) notes.push(`paper: ${report.paper.title}`);
   return notes;
 }

@@ -1,7 +1,7 @@
 /** The passkey experiment as tables: long form for files, and the shape of the paper's Table 1 for readers. */
 import type { PaperReference } from './paper.js';
-import type { CellResult } from './rows.js';
-import type { Table } from './table.js';
+import { type CellResult, manyReadsNote } from './rows.js';
+import { columnsOf, fixed, type Table } from './table.js';
 
 export interface PasskeyReport {
   modelName: string;
@@ -9,8 +9,6 @@ export interface PasskeyReport {
   cells: readonly CellResult[];
   paper: PaperReference | undefined;
 }
-
-const fixed = (value: number, digits: number): string => value.toFixed(digits);
 
 /** One row per cell with everything that defines and describes it: `table.csv`. No times, so a resumed run gives the same bytes. */
 export function passkeyLongTable(report: PasskeyReport): Table {
@@ -32,15 +30,15 @@ export function passkeyLongTable(report: PasskeyReport): Table {
     'paper_accuracy_pct',
   ];
   return {
-    columns: keys.map((key) => ({ key })),
+    columns: columnsOf(keys, { accuracy_pct: fixed(1), kv_read_pct: fixed(2) }),
     rows: report.cells.map((cell) => [
       cell.method,
       cell.budgetTokens,
       report.contextTokens,
       cell.samples,
-      fixed(cell.scorePct, 1),
-      cell.ci95.map((value) => fixed(value, 1)).join('-'),
-      fixed(cell.kvReadPct, 2),
+      cell.scorePct,
+      cell.ci95.map((value) => value.toFixed(1)).join('-'),
+      cell.kvReadPct,
       cell.neverSparse,
       cell.skipLayers,
       cell.pageSize,
@@ -50,6 +48,7 @@ export function passkeyLongTable(report: PasskeyReport): Table {
       report.modelName,
       report.paper?.accuracyPct(cell.method, cell.budgetTokens),
     ]),
+    notes: passkeyNotes(report),
   };
 }
 
@@ -61,7 +60,7 @@ export function passkeyWideTable(report: PasskeyReport): Table {
   const show = (cell: CellResult | undefined): string => {
     if (cell === undefined) return '';
     const mark = cell.neverSparse > 0 ? '*' : '';
-    return `${Number(fixed(cell.scorePct, 1))}${mark}`;
+    return `${Number(cell.scorePct.toFixed(1))}${mark}`;
   };
   const rows: Table['rows'] = [];
   for (const method of methods) {
@@ -81,10 +80,11 @@ export function passkeyWideTable(report: PasskeyReport): Table {
       ...(hasDense ? [{ key: 'all', align: 'right' as const }] : []),
     ],
     rows,
+    notes: passkeyNotes(report),
   };
 }
 
-/** What a reader of the table must know about single cells. */
+/** What a reader of the table must know. */
 export function passkeyNotes(report: PasskeyReport): string[] {
   const notes: string[] = [];
   for (const cell of report.cells.filter((c) => c.neverSparse > 0)) {
@@ -92,5 +92,8 @@ export function passkeyNotes(report: PasskeyReport): string[] {
       `* ${cell.method} with budget ${cell.budgetTokens} never attended fewer tokens than the cache held in ${cell.neverSparse} of ${cell.samples} samples: it was the same as full there`,
     );
   }
+  const most = report.cells.filter((c) => c.kvReadPct > 100).map((c) => `${c.method} ${c.budgetTokens}`);
+  notes.push(...manyReadsNote(most));
+  if (report.paper !== undefined) notes.push(`paper: ${report.paper.title}`);
   return notes;
 }

@@ -1,6 +1,7 @@
 /** Perplexity over positions as tables: long form for files, and the shape of the paper's Figure 6 for readers. */
 import type { PaperPerplexity } from './ppl-paper.js';
-import type { Table } from './table.js';
+import { manyReadsNote } from './rows.js';
+import { columnsOf, fixed, type Table } from './table.js';
 
 /** Sums over the predicted text up to a point. */
 export interface PerplexityPoint {
@@ -49,6 +50,7 @@ export const lastPoint = (series: PerplexitySeries): PerplexityPoint => series.p
 
 /** Word-level values grow without bound on weak models: four digits after the point, or an exponent. */
 const show = (value: number): string => (value < 1e7 ? value.toFixed(4) : value.toExponential(4));
+const SHOW = { ppl_token: show, ppl_word: show, nll: fixed(4), kv_read_pct: fixed(2) };
 
 const seriesOf = (report: PerplexityReport): PerplexitySeries[] =>
   report.books.length > 1 ? [...report.series, ...report.total] : report.series;
@@ -69,7 +71,7 @@ export function perplexityLongTable(report: PerplexityReport): Table {
   const options = ['skip_layers', 'page_size', 'group', 'sinks'];
   const rest = ['nll', 'kv_read_pct', 'never_sparse', ...options, 'window', 'stride', 'model', 'paper_ppl'];
   return {
-    columns: [...keys, ...rest].map((key) => ({ key })),
+    columns: columnsOf([...keys, ...rest], SHOW),
     rows: seriesOf(report).flatMap((s) =>
       s.points.map((point) => [
         report.textLabel,
@@ -79,10 +81,10 @@ export function perplexityLongTable(report: PerplexityReport): Table {
         point.position,
         point.tokens,
         point.words,
-        show(pplToken(point)),
-        show(pplWord(point)),
-        point.nll.toFixed(4),
-        point.kvReadPct.toFixed(2),
+        pplToken(point),
+        pplWord(point),
+        point.nll,
+        point.kvReadPct,
         s.neverSparse,
         ...options.map((key) => s.options[key]),
         report.window?.window,
@@ -93,6 +95,7 @@ export function perplexityLongTable(report: PerplexityReport): Table {
           : report.paper?.ppl(s.method, s.budgetTokens, point.position),
       ]),
     ),
+    notes: perplexityNotes(report),
   };
 }
 
@@ -134,6 +137,7 @@ export function perplexityWideTable(report: PerplexityReport): Table {
       ...numbers.map((key) => ({ key, title: key.replaceAll('_', ' '), align: 'right' as const })),
     ],
     rows,
+    notes: perplexityNotes(report),
   };
 }
 
@@ -157,5 +161,7 @@ export function perplexityNotes(report: PerplexityReport): string[] {
       `* ${cellTitle(s)} never attended fewer tokens than the cache held on ${s.book}: it was the same as full there`,
     );
   }
+  notes.push(...manyReadsNote(report.total.filter((s) => lastPoint(s).kvReadPct > 100).map(cellTitle)));
+  if (report.paper !== undefined) notes.push(`paper: ${report.paper.title}`);
   return notes;
 }

@@ -40,3 +40,11 @@ export function wilson95(successes: number, samples: number): [number, number] {
   const half = (z * Math.sqrt((p * (1 - p)) / samples + (z * z) / (4 * samples * samples))) / scale;
   return [Math.max(0, centre - half) * 100, Math.min(1, centre + half) * 100];
 }
+
+/** Why `kv_read_pct` of these cells exceeds 100; nothing where there are none. */
+export function manyReadsNote(names: readonly string[]): string[] {
+  if (names.length === 0) return [];
+  return [
+    `${names.join(', ')}: kv_read_pct is above 100, because the query heads of a group share their keys and values in full, but each has a page list of its own here, and every list counts as a read, as a kernel with per-head lists reads it`,
+  ];
+}

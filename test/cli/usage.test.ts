@@ -1,4 +1,5 @@
-import { cpSync, mkdirSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { spawnSync } from 'node:child_process';
+import { cpSync, existsSync, mkdirSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { quest, ROOT, temporaryFolder } from './spawn.js';
@@ -83,6 +84,15 @@ describe('usage errors', () => {
     ],
     [['passkey', '--context', '20'], /too short for the passkey prompt/, /--context \d+ or more/],
     [['passkey', '--samples', '101'], /no depths for 101 samples/, /--depths/],
+    [['passkey', '--page-size', '12', '--dry-run'], /power of two from 1 to 128, got "12"/, /use 8 or 16/],
+    [['passkey', '--page-size', '256', '--dry-run'], /power of two/, /use 128 or less/],
+    [['passkey', '--threads', '1025', '--dry-run'], /from 0 to 1024/, /use 1024 or less/],
+    [
+      ['generate', '--prompt', 'a', '--top-p', '0', '--dry-run'],
+      /--top-p wants a number above 0, up to 1, got "0"/,
+      /more than 0/,
+    ],
+    [['generate', '--prompt', 'a', '--top-p', '1.1'], /up to 1, got "1.1"/, /use 1 or less/],
     [['generate'], /there is no prompt/, /--prompt-file/],
     [['generate', '--prompt', 'a', '--prompt-file', 'b'], /both --prompt and --prompt-file/, /one of/],
     [
@@ -107,7 +117,9 @@ describe('usage errors', () => {
 
   test('a wrong number', async () => {
     const { code, stderr } = await quest(['doctor', '--threads', 'many']);
-    expect(stderr).toBe('error: --threads wants a whole number from 0 to 4096, got "many"\n');
+    expect(stderr).toBe(
+      'error: --threads wants a whole number from 0 to 1024, got "many"\nhint: write it in digits, e.g. 0\n',
+    );
     expect(code).toBe(2);
   });
 });
@@ -137,7 +149,44 @@ describe('files that do not fit', () => {
       /--prompt-len 3 leaves no decode steps of the 3 ids/,
       /--prompt-len 2 or less/,
     );
+    writeFileSync(join(folder, 'one.json'), '[1]');
+    await refused(logits('one.json', 1), 2, /leaves no decode steps of the 1 ids/, /at least two ids/);
     expect(readdirSync(folder)).not.toContain('l.safetensors');
+  });
+
+  describe('a place that quest logits cannot write to', () => {
+    const logits = (out: string, ...more: string[]) => {
+      writeFileSync(join(folder, 'ids.json'), '[1, 2, 3, 4]');
+      return ['logits', '--ids', 'ids.json', '--prompt-len', '2', '--budget', '16', '--out', out, ...more];
+    };
+
+    test.skipIf(process.platform === 'win32')('a FIFO stays one', async () => {
+      const fifo = join(folder, 'fifo');
+      spawnSync('mkfifo', [fifo]);
+      await refused(logits(fifo), 3, /fifo is not a regular file/, /--out the name of a file/);
+      expect(statSync(fifo).isFIFO()).toBe(true);
+    });
+
+    test('a folder, and a folder that is not there', async () => {
+      mkdirSync(join(folder, 'taken'));
+      await refused(logits('taken'), 3, /a folder of that name is in the way/, /another place/);
+      await refused(logits('absent/l.safetensors'), 3, /the folder does not exist/, /another place/);
+    });
+
+    test.runIf(process.getuid?.() === 0)('a read-only folder, before the model runs', async (context) => {
+      const place = join(folder, 'ro');
+      mkdirSync(place);
+      if (spawnSync('mount', ['-t', 'tmpfs', '-o', 'ro,size=64k', 'tmpfs', place]).status !== 0)
+        context.skip('tmpfs cannot be mounted here');
+      try {
+        const out = join(place, 'l.safetensors');
+        const reason = /^error: cannot write \S*ro\/l\.safetensors: the file system is read-only$/m;
+        await refused(logits(out), 3, reason, /another place/);
+        await refused(logits(out, '--dry-run'), 3, reason, /another place/);
+      } finally {
+        spawnSync('umount', [place]);
+      }
+    });
   });
 
   test('a config file with an unknown key, a wrong value, broken YAML, or absent', async () => {
@@ -148,6 +197,8 @@ describe('files that do not fit', () => {
     await refused(config('bugdet: 64\n'), 2, /run.yaml has an unknown key "bugdet"/, /did you mean budget\?/);
     await refused(config('context: long\n'), 2, /context in run.yaml is "long"/, /--context/);
     await refused(config('a: [\n'), 2, /not valid YAML/, /key: value/);
+    const tagged = await quest(config('bugdet: !unknown 64\n'), { cwd: folder });
+    expect(tagged.stderr).toMatch(/^error: .*unknown key "bugdet"\nhint: did you mean budget\?\n$/);
     await refused(
       ['passkey', '--config', 'absent.yaml'],
       2,
@@ -178,6 +229,27 @@ describe('files that do not fit', () => {
   });
 });
 
+describe('output that cannot be written', () => {
+  test.runIf(existsSync('/dev/full'))('stdout on a full device is one error', async () => {
+    for (const args of [['tokenize', 'hello'], ['--help'], ['passkey', '--dry-run']]) {
+      const full = ['bash', '-c', 'exec "$@" > /dev/full', '-'];
+      const result = await quest(args, { cwd: folder, wrapper: full });
+      expect(result.stderr).toBe(
+        'error: cannot write standard output: the disk is full\nhint: send it to a place with room\n',
+      );
+      expect(result.code).toBe(3);
+    }
+  });
+
+  test('a full stderr changes neither result nor exit code', async () => {
+    const noNotes = ['bash', '-c', 'exec "$@" 2> /dev/full', '-'];
+    expect(await quest(['tokenize', 'hello'], { wrapper: noNotes })).toEqual(
+      await quest(['tokenize', 'hello']),
+    );
+    expect((await quest(['tokenise', 'hello'], { wrapper: noNotes })).code).toBe(2);
+  });
+});
+
 describe('plans', () => {
   test('--dry-run says what would be done, and does nothing', async () => {
     const cwd = temporaryFolder();
@@ -201,6 +273,38 @@ describe('plans', () => {
       /needs about \d+ MB \(weights 15 MB, KV .*; --max-memory allows 10 MB/,
       /shorter context/,
     );
+  });
+
+  test('quest logits counts the pages that come back', async () => {
+    const ids = Array.from({ length: 20_000 }, (_, i) => i % 4000);
+    writeFileSync(join(folder, 'long.json'), JSON.stringify(ids));
+    const workspaceMB = async (method: string) => {
+      const { stdout } = await quest(
+        [
+          ...['logits', '--ids', 'long.json', '--prompt-len', '10', '--method', method, '--budget', '4096'],
+          ...['--out', 'l.safetensors', '--dry-run'],
+        ],
+        { cwd: folder },
+      );
+      const [, size, unit] = /workspace ([\d.]+) (MB|GB)/.exec(stdout)!;
+      return Number(size) * (unit === 'GB' ? 1024 : 1);
+    };
+    // Twice 19,990 steps x 6 sparse layers x 4 heads x 256 pages of 4 bytes; sizes are printed to 0.1 GB.
+    const pagesMB = (2 * 19_990 * 6 * 4 * 256 * 4) / 2 ** 20;
+    const more = (await workspaceMB('quest')) - (await workspaceMB('full'));
+    expect(Math.abs(more - pagesMB)).toBeLessThan(60);
+  });
+
+  test('the default folder does not depend on the order of methods and budgets', async () => {
+    const output = async (method: string, budget: string) => {
+      const { stdout } = await quest(
+        ['passkey', '--context', '600', '--method', method, '--budget', budget, '--dry-run'],
+        { cwd: folder },
+      );
+      return /^output +(.*)$/m.exec(stdout)![1];
+    };
+    expect(await output('quest,full', '64,32')).toBe(await output('full,quest', '32,64'));
+    expect(await output('quest', '64,32')).not.toBe(await output('full,quest', '32,64'));
   });
 
   test('the presets of the paper are valid', async () => {

@@ -1,4 +1,4 @@
-import { spawnSync } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
 import {
   appendFileSync,
   existsSync,
@@ -135,6 +135,33 @@ describe('the lock', () => {
       lockFolder(folder)();
     },
   );
+
+  test.runIf(process.platform === 'linux')('is taken over from a killed process that is not reaped', () => {
+    const shell = spawn('bash', ['-c', 'sleep 60 & echo $!; exec sleep 60'], {
+      stdio: ['ignore', 'pipe', 'ignore'],
+    });
+    return new Promise<void>((resolve, reject) => {
+      shell.stdout.once('data', (text) => {
+        const pid = Number(text);
+        const stat = readFileSync(`/proc/${pid}/stat`, 'utf8')
+          .replace(/^.*\) /, '')
+          .split(' ');
+        const owner = { pid, host: hostname(), started: stat[19] };
+        writeFileSync(lockPath(), JSON.stringify(owner));
+        try {
+          expect(() => lockFolder(folder)).toThrow(/in use by another run/);
+          process.kill(pid, 'SIGKILL');
+          lockFolder(folder)();
+          expect(readFileSync(`/proc/${pid}/stat`, 'utf8')).toMatch(/\) Z /);
+          resolve();
+        } catch (error) {
+          reject(error);
+        } finally {
+          shell.kill();
+        }
+      });
+    });
+  });
 
   test('is taken over when a crash left it empty', () => {
     writeFileSync(lockPath(), '');

@@ -120,20 +120,22 @@ describe('the plan of a folder', () => {
   test('may grow by methods and budgets, and nothing else', () => {
     const folder = mkdtempSync(join(tmpdir(), 'quest-plan-'));
     try {
-      checkFolderPlan(folder, small); // an empty folder suits every plan
+      checkFolderPlan(folder, small, false); // an empty folder suits every plan
       writePlan(folder, small);
-      checkFolderPlan(folder, small);
-      checkFolderPlan(folder, more);
+      checkFolderPlan(folder, small, true);
+      checkFolderPlan(folder, more, true);
       writePlan(folder, more);
-      expect(() => checkFolderPlan(folder, small)).toThrow(/no longer part of the table/);
+      expect(() => checkFolderPlan(folder, small, true)).toThrow(/no longer part of the table/);
+      checkFolderPlan(folder, small, false); // nothing was computed for it
       expect(() =>
-        checkFolderPlan(folder, { ...more, task: { ...more.task, params: { samples: 4 } } }),
+        checkFolderPlan(folder, { ...more, task: { ...more.task, params: { samples: 4 } } }, true),
       ).toThrow(/samples was 3, now 4/);
-      expect(() => checkFolderPlan(folder, { ...more, model: { name: 'm', fingerprint: 'g' } })).toThrow(
-        /fingerprint/,
-      );
+      expect(() =>
+        checkFolderPlan(folder, { ...more, model: { name: 'm', fingerprint: 'g' } }, true),
+      ).toThrow(/fingerprint/);
       writeFileSync(join(folder, 'plan.json'), '{');
-      expect(() => checkFolderPlan(folder, more)).toThrow(/is not a plan/);
+      for (const started of [true, false])
+        expect(() => checkFolderPlan(folder, more, started)).toThrow(/is not a plan/);
     } finally {
       rmSync(folder, { recursive: true });
     }
@@ -142,6 +144,7 @@ describe('the plan of a folder', () => {
   test('has a hash that says which run it is', () => {
     expect(planHash(small)).toMatch(/^[0-9a-f]{8}$/);
     expect(planHash(small)).not.toBe(planHash(more));
+    expect(planHash({ ...more, cells: [...more.cells].reverse() })).toBe(planHash(more));
   });
 
   test('is measured without what is done', async () => {

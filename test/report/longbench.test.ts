@@ -135,6 +135,12 @@ describe('tables', () => {
         "|                   |  paper       |21.78| 30.14|     |",
         "|average            |Full          |     |      |40.23|",
         "|                   |Quest         |36.06|40.23*|     |",
+        "",
+        "qasper: 1 of 3 prompts were longer than the limit and lost their middle",
+        "",
+        "* never attended fewer tokens than the cache held, so it was the same as full there: quest 1024 in 1 of 4 samples",
+        "",
+        "paper: Figure 7, LongChat-7b-v1.5-32k, read off the figure; its Quest is the simulator called quest-paper here",
       ]
     `);
   });

@@ -15,6 +15,8 @@ import { accuracyChart, depthChart } from '../../src/report/passkey-charts.js';
 import { type CellResult, type SampleResult, wilson95 } from '../../src/report/rows.js';
 import { renderSvg } from '../../src/report/svg.js';
 import {
+  columnsOf,
+  fixed,
   renderCsv,
   renderJson,
   renderMarkdown,
@@ -100,6 +102,11 @@ describe('tables', () => {
   test('as JSON, with empty cells left out', () => {
     expect(JSON.parse(renderJson(table))[2]).toEqual({ name: 'a|b' });
   });
+  test('measured numbers are text in tables, and numbers in JSON', () => {
+    const measured: Table = { columns: columnsOf(['pct', 'n'], { pct: fixed(2) }), rows: [[12.3456, 3]] };
+    expect(renderCsv(measured)).toBe('pct,n\n12.35,3\n');
+    expect(JSON.parse(renderJson(measured))).toEqual([{ pct: 12.35, n: 3 }]);
+  });
   test('through --format', () => {
     expect(renderTable(table, 'csv')).toBe(renderCsv(table));
   });
@@ -115,11 +122,16 @@ describe('the passkey tables', () => {
         paper               99   100
       TOVA                   0    10
         paper                1     8
+
+      * quest with budget 512 never attended fewer tokens than the cache held in 3 of 20 samples: it was the same as full there
+
+      paper: Table 1, LongChat-7b-v1.5-32k, 10K tokens
       "
     `);
     expect(passkeyNotes(report)).toMatchInlineSnapshot(`
       [
         "* quest with budget 512 never attended fewer tokens than the cache held in 3 of 20 samples: it was the same as full there",
+        "paper: Table 1, LongChat-7b-v1.5-32k, 10K tokens",
       ]
     `);
   });

@@ -17,11 +17,8 @@ import { checkPasskeyOptions, createPasskeyTask } from '../../../eval/passkey.js
 import type { RowGrid } from '../../../eval/runner.js';
 import { QuestError } from '../../errors.js';
 import {
-  PAPER_RECALL_TITLE,
-  PAPER_SPARSITY,
   type RecallReport,
   recallLongTable,
-  recallNotes,
   recallWideTable,
   type SparsityReport,
   sparsityLongTable,
@@ -83,7 +80,6 @@ interface Finished {
   long: Table;
   wide: Table;
   figure: () => Promise<string>;
-  notes: string[];
   cells: unknown[];
 }
 
@@ -110,7 +106,6 @@ async function finishRun(
   });
   const format = settings.string('format') as Format;
   await context.out.table(format === 'table' || format === 'md' ? finished!.wide : finished!.long, format);
-  for (const note of finished!.notes) context.out.note(note);
   const worked =
     result.computed > 0 ? `${result.computed} rows in ${result.seconds.toFixed(1)} s` : 'all rows were there';
   context.out.note(`${worked}; table, figure and manifest are in ${result.folder}`);
@@ -185,10 +180,6 @@ async function sparsity(context: CommandContext): Promise<number> {
         const { sparsityChart } = await import('../../report/analysis-charts.js');
         return (await import('../../report/svg.js')).renderSvg(sparsityChart(report));
       },
-      notes: [
-        `text: ${text}; the last ${options.scored} of ${options.tokens} tokens are scored, one layer sparse at a time`,
-        `paper: ${PAPER_SPARSITY.title}`,
-      ],
       cells: report.cells,
     };
   });
@@ -236,7 +227,6 @@ async function recall(context: CommandContext): Promise<number> {
         const { recallChart } = await import('../../report/analysis-charts.js');
         return (await import('../../report/svg.js')).renderSvg(recallChart(report));
       },
-      notes: [...recallNotes(report), `paper: ${PAPER_RECALL_TITLE}`],
       cells: report.cells.map((cell, i) => ({ ...cellOptions(cells[i]!), recall: cell.recall })),
     };
   });

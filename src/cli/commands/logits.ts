@@ -1,11 +1,13 @@
 /** quest logits: the logits of decode steps for given ids, and the pages that selectors read. */
-import { existsSync, statSync } from 'node:fs';
-import { dirname } from 'node:path';
-import { cellName, cellOptions, methodDefinition } from '../../../eval/methods.js';
+import { closeSync, openSync, rmSync, statSync } from 'node:fs';
+import { basename, dirname, join } from 'node:path';
+import { cellName, cellOptions, methodDefinition, pageBudget } from '../../../eval/methods.js';
 import { QuestError } from '../../errors.js';
-import { writeSafetensors } from '../../model/index.js';
+import { type ModelSpec, writeSafetensors } from '../../model/index.js';
 import { outputError } from '../../report/files.js';
-import type { Format } from '../../report/table.js';
+import { manyReadsNote } from '../../report/rows.js';
+import { columnsOf, type Format, fixed } from '../../report/table.js';
+import type { MethodOptions } from '../../runtime/addon.js';
 import type { CommandContext } from '../commands.js';
 import { parseIds, readText } from '../input.js';
 import { describeMemory, estimateMemory } from '../memory.js';
@@ -25,7 +27,10 @@ async function readIds(
       'E_IDS',
       `--prompt-len ${promptLength} leaves no decode steps of the ${ids.length} ids in ${file}`,
       {
-        hint: `use --prompt-len ${Math.max(1, ids.length - 1)} or less`,
+        hint:
+          ids.length > 1
+            ? `use --prompt-len ${ids.length - 1} or less`
+            : 'give at least two ids: one to prefill and one to feed as a decode step',
       },
     );
   }
@@ -37,12 +42,30 @@ async function readIds(
   return { prompt: ids.subarray(0, promptLength), steps: ids.subarray(promptLength) };
 }
 
+/** The pages of every step, sparse layer and query head: natively, and as they come back. */
+function pageTraceBytes(steps: number, spec: ModelSpec, method: MethodOptions, pageSize: number): number {
+  const width = Math.max(pageBudget(method, pageSize), Math.ceil(method.budgetTokens / pageSize));
+  return 2 * steps * (spec.nLayers - method.skipLayers) * spec.nHeads * width * 4;
+}
+
 /** A place that cannot be written to is found before the model runs. */
 function checkTarget(file: string): void {
-  const folder = dirname(file);
-  if (!existsSync(folder)) throw outputError(Object.assign(new Error('no folder'), { code: 'ENOENT' }), file);
-  if (existsSync(file) && statSync(file).isDirectory()) {
+  const target = statSync(file, { throwIfNoEntry: false });
+  if (target?.isDirectory()) {
     throw outputError(Object.assign(new Error('a folder'), { code: 'EISDIR' }), file);
+  }
+  if (target !== undefined && !target.isFile()) {
+    throw new QuestError('E_OUTPUT', `${file} is not a regular file, and would be replaced by one`, {
+      hint: 'give --out the name of a file',
+      exitCode: 3,
+    });
+  }
+  const probe = join(dirname(file), `.${basename(file)}.${process.pid}.tmp`);
+  try {
+    closeSync(openSync(probe, 'wx'));
+    rmSync(probe);
+  } catch (error) {
+    throw outputError(error, file);
   }
 }
 
@@ -55,6 +78,7 @@ export async function run(context: CommandContext): Promise<number> {
   const def = methodDefinition(cell.method.method);
   const file = settings.string('out');
   checkTarget(file);
+  const selector = def.kind === 'selector' && def.fields.includes('page_size');
   const memory = estimateMemory({
     spec,
     weightBytes: checkpoint.weightBytes,
@@ -63,7 +87,9 @@ export async function run(context: CommandContext): Promise<number> {
     branches: 1,
     branchTokens: steps.length,
     evictors: def.kind === 'evictor' ? 1 : 0,
-    extraBytes: 2 * steps.length * spec.vocab * 4,
+    extraBytes:
+      2 * steps.length * spec.vocab * 4 +
+      (selector ? pageTraceBytes(steps.length, spec, cell.method, cell.pageSize) : 0),
   });
   if (settings.flag('dry-run')) {
     context.out.data(
@@ -78,7 +104,6 @@ export async function run(context: CommandContext): Promise<number> {
   const { signal } = context;
   await base.prefill(prompt, { signal, h2oPrefill: cell.method.h2oPrefill });
   using branch = base.fork(cell.method);
-  const selector = def.kind === 'selector' && def.fields.includes('page_size');
   const [result] = await model.feed([{ sequence: branch, ids: steps, logits: 'all', pages: selector }], {
     signal,
   });
@@ -110,15 +135,17 @@ export async function run(context: CommandContext): Promise<number> {
       },
     );
   } catch (error) {
-    throw outputError(error, file);
+    // The cause's own words name the temporary file.
+    throw outputError(error instanceof QuestError ? (error.cause ?? error) : error, file);
   }
   const counters = branch.counters();
   const read = (100 * (counters.kvBytes + counters.metadataBytes)) / Math.max(1, counters.denseKvBytes);
   await context.out.table(
     {
-      columns: ['method', 'budget_tokens', 'steps', 'vocab', 'pages', 'kv_read_pct', 'out'].map((key) => ({
-        key,
-      })),
+      columns: columnsOf(['method', 'budget_tokens', 'steps', 'vocab', 'pages', 'kv_read_pct', 'out'], {
+        kv_read_pct: fixed(2),
+      }),
+      notes: read > 100 ? manyReadsNote([cellName(cell)]) : [],
       rows: [
         [
           cell.method.method,
@@ -126,7 +153,7 @@ export async function run(context: CommandContext): Promise<number> {
           steps.length,
           spec.vocab,
           pages === undefined ? undefined : width,
-          read.toFixed(2),
+          read,
           file,
         ],
       ],

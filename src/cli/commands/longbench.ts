@@ -25,12 +25,7 @@ import type { RowGrid } from '../../../eval/runner.js';
 import { QuestError } from '../../errors.js';
 import { findChatTemplate } from '../../model/chat.js';
 import { writeFileAtomic } from '../../report/files.js';
-import {
-  type LongBenchReport,
-  longBenchLongTable,
-  longBenchNotes,
-  longBenchWideTable,
-} from '../../report/longbench.js';
+import { type LongBenchReport, longBenchLongTable, longBenchWideTable } from '../../report/longbench.js';
 import { type Format, renderCsv, renderMarkdown } from '../../report/table.js';
 import type { CommandContext } from '../commands.js';
 import { describePlan, type Evaluation, evaluate } from '../evaluate.js';
@@ -88,8 +83,7 @@ async function writeCharts(folder: string, report: LongBenchReport): Promise<voi
 /** Writes the tables and figures of a scored run. */
 export async function writeReport(folder: string, report: LongBenchReport): Promise<void> {
   writeFileAtomic(join(folder, 'table.csv'), renderCsv(longBenchLongTable(report)));
-  const notes = longBenchNotes(report).map((note) => `\n${note}\n`);
-  writeFileAtomic(join(folder, 'table.md'), renderMarkdown(longBenchWideTable(report)) + notes.join(''));
+  writeFileAtomic(join(folder, 'table.md'), renderMarkdown(longBenchWideTable(report)));
   await writeCharts(folder, report);
 }
 
@@ -99,7 +93,6 @@ export async function showReport(context: CommandContext, report: LongBenchRepor
   const format = settings.string('format') as Format;
   const forReaders = format === 'table' || format === 'md';
   await out.table(forReaders ? longBenchWideTable(report) : longBenchLongTable(report), format);
-  for (const note of longBenchNotes(report)) out.note(note);
 }
 
 /** Totals of each cell's counters, and seconds of all samples, for the manifest. */

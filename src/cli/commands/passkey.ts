@@ -9,12 +9,7 @@ import type { Plan } from '../../../eval/plan.js';
 import type { RowGrid } from '../../../eval/runner.js';
 import { writeFileAtomic } from '../../report/files.js';
 import { paperPasskey } from '../../report/paper.js';
-import {
-  type PasskeyReport,
-  passkeyLongTable,
-  passkeyNotes,
-  passkeyWideTable,
-} from '../../report/passkey.js';
+import { type PasskeyReport, passkeyLongTable, passkeyWideTable } from '../../report/passkey.js';
 import { type Format, renderCsv, renderMarkdown } from '../../report/table.js';
 import type { CommandContext } from '../commands.js';
 import { describePlan, type Evaluation, evaluate } from '../evaluate.js';
@@ -127,8 +122,6 @@ export async function run(context: CommandContext): Promise<number> {
   const format = settings.string('format') as Format;
   const forReaders = format === 'table' || format === 'md';
   await context.out.table(forReaders ? passkeyWideTable(report!) : passkeyLongTable(report!), format);
-  for (const note of passkeyNotes(report!)) context.out.note(note);
-  if (report!.paper !== undefined) context.out.note(`paper: ${report!.paper.title}`);
   const worked =
     result.computed > 0 ? `${result.computed} rows in ${result.seconds.toFixed(1)} s` : 'all rows were there';
   context.out.note(`${worked}; table, figures and manifest are in ${result.folder}`);

@@ -19,7 +19,6 @@ import {
   lastPoint,
   type PerplexityReport,
   perplexityLongTable,
-  perplexityNotes,
   perplexityWideTable,
   pplToken,
 } from '../../report/ppl.js';
@@ -182,8 +181,6 @@ export async function run(context: CommandContext): Promise<number> {
   const format = settings.string('format') as Format;
   const forReaders = format === 'table' || format === 'md';
   await context.out.table(forReaders ? perplexityWideTable(report!) : perplexityLongTable(report!), format);
-  for (const note of perplexityNotes(report!)) context.out.note(note);
-  if (report!.paper !== undefined) context.out.note(`paper: ${report!.paper.title}`);
   const worked =
     result.computed > 0 ? `${result.computed} rows in ${result.seconds.toFixed(1)} s` : 'all rows were there';
   context.out.note(`${worked}; table, figure and manifest are in ${result.folder}`);
