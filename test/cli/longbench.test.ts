@@ -250,9 +250,9 @@ describe.skipIf(!hasAddon)('the built-in model on the sample', { timeout: 120_00
       ...['--method', 'full,quest,streaming', '--out', join(folder, 'found'), '--format', 'json'],
     ]);
     expect(code).toBe(0);
-    const rows = JSON.parse(stdout) as { bucket: string; method: string; score: string }[];
+    const rows = JSON.parse(stdout) as { bucket: string; method: string; score: number }[];
     const scores = rows.filter(({ bucket }) => bucket === 'all').map((row) => `${row.method} ${row.score}`);
-    const one = ['full 100.00', 'quest 100.00', 'streaming 0.00'];
+    const one = ['full 100', 'quest 100', 'streaming 0'];
     expect(scores).toEqual([...one, ...one]);
   });
 });

@@ -140,8 +140,9 @@ describe('the length in tokens', () => {
     expect(() => dataset.item(0)).toThrow(/too short for the passkey prompt/);
   });
 
-  test('the embedded tokenizer: at most the context, and no more than one token below', async () => {
+  test('the embedded tokenizer: at most the context, and no more than two tokens below', async () => {
+    // One more character of filler can split the words around the cut anew and add three tokens at once.
     const tokenizer = await (await openCheckpoint('quest-tiny')).tokenizer();
-    check((text, bos) => tokenizer.encode(text, { bos }), 3000, 1);
+    check((text, bos) => tokenizer.encode(text, { bos }), 3000, 2);
   });
 });
