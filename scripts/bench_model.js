@@ -107,17 +107,22 @@ const row = (name, { median, spread }, extra) => ({
   ...extra,
 });
 
-async function decodeAndPrefill(dir, limits) {
-  const shape = {
-    layers: 8,
-    hidden: 2048,
-    heads: 16,
-    kvHeads: 16,
+// A small model's widths, and those of Llama-2-7B's layers.
+const SHAPES = [
+  { layers: 8, hidden: 2048, heads: 16, kvHeads: 16, headDim: 128, ffn: 5632, vocab: 8192, maxContext: 4096 },
+  {
+    layers: 3,
+    hidden: 4096,
+    heads: 32,
+    kvHeads: 32,
     headDim: 128,
-    ffn: 5632,
+    ffn: 11008,
     vocab: 8192,
     maxContext: 4096,
-  };
+  },
+];
+
+async function decodeAndPrefill(dir, limits, shape) {
   const made = randomModel(dir, 'decode.bin', shape);
   const model = await Model.load(made.spec, { device: 'cpu', threads: 0 });
   const base = model.createSequence(16);
@@ -136,12 +141,12 @@ async function decodeAndPrefill(dir, limits) {
     2 * ids.length * (perLayer * (layers - 1) + 3 * hidden * heads * headDim) + attention * (layers - 1);
   model.dispose();
   return [
-    row(`decode, ${(made.bytes / 1e6).toFixed(0)} MB of fp16 weights`, decode, {
+    row(`decode, ${mb(made.bytes)} MB of fp16 weights, ${shape.hidden} wide`, decode, {
       gb_per_s: Number(gbps.toFixed(1)),
       limit_pct: Number(((100 * gbps) / limits.readGbPerS).toFixed(1)),
     }),
     row(
-      'prefill, 1024 tokens of the same',
+      `prefill of 1024 tokens, ${shape.hidden} wide`,
       { median: prefills[1], spread: (prefills[2] - prefills[0]) / 2 },
       {
         gflop_per_s: Number((flop / prefills[1] / 1e9).toFixed(0)),
@@ -198,7 +203,9 @@ async function attention(dir, limits) {
 export async function benchModel(limits) {
   const dir = mkdtempSync(join(tmpdir(), 'quest-bench-'));
   try {
-    return [...(await decodeAndPrefill(dir, limits)), ...(await attention(dir, limits))];
+    const rows = [];
+    for (const shape of SHAPES) rows.push(...(await decodeAndPrefill(dir, limits, shape)));
+    return [...rows, ...(await attention(dir, limits))];
   } finally {
     rmSync(dir, { recursive: true, force: true });
   }

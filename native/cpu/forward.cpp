@@ -115,9 +115,10 @@ void Forward::logits(std::span<Work> works, const std::vector<Segment>& segments
     // Prefill passes may have dropped all rows but the last (see run).
     for (int64_t r = first; r < n; ++r) wanted.push_back({i, r, segments[i].row0 + segments[i].rows - (n - r)});
   }
-  std::vector<float> in(static_cast<size_t>(kLogitRows * spec_.hidden)), out(static_cast<size_t>(kLogitRows * spec_.vocab));
-  for (size_t begin = 0; begin < wanted.size(); begin += static_cast<size_t>(kLogitRows)) {
-    const auto count = static_cast<int64_t>(std::min(wanted.size() - begin, static_cast<size_t>(kLogitRows)));
+  const int64_t at_once = std::min(static_cast<int64_t>(wanted.size()), kLogitRows);
+  std::vector<float> in(static_cast<size_t>(at_once * spec_.hidden)), out(static_cast<size_t>(at_once * spec_.vocab));
+  for (size_t begin = 0; begin < wanted.size(); begin += static_cast<size_t>(at_once)) {
+    const auto count = std::min(static_cast<int64_t>(wanted.size() - begin), at_once);
     for (int64_t i = 0; i < count; ++i) {
       const float* x = x_.data() + wanted[begin + static_cast<size_t>(i)].at * spec_.hidden;
       std::copy(x, x + spec_.hidden, in.data() + i * spec_.hidden);
