@@ -1,41 +1,17 @@
 /** Figures 3 and 4 of the paper, redrawn from our measurements with the paper's numbers as dashed lines. */
 import type { TopLevelSpec } from 'vega-lite';
 import { PAPER_SPARSITY, paperRecall, type RecallReport, type SparsityReport } from './analysis.js';
-
-const COLORS: Record<string, string> = {
-  Full: '#444444',
-  Quest: '#d1495b',
-  'Quest (paper)': '#edae49',
-  StreamingLLM: '#00798c',
-  H2O: '#30638e',
-  TOVA: '#7b5ea7',
-  Oracle: '#5f8a3c',
-};
-const OURS = 'measured here';
+import { methodScales, OURS, sourceDash } from './look.js';
 
 const colorOf = (labels: readonly string[]) => ({
   field: 'method',
   type: 'nominal' as const,
   title: 'method',
   sort: null,
-  scale: { domain: labels, range: labels.map((label) => COLORS[label] ?? '#a0522d') },
+  scale: methodScales(labels).color,
 });
 
-const dashOf = (paper: string, shown: boolean) => ({
-  field: 'source',
-  type: 'nominal' as const,
-  title: null,
-  scale: {
-    domain: [OURS, paper],
-    range: [
-      [1, 0],
-      [5, 4],
-    ],
-  },
-  legend: shown
-    ? { symbolType: 'stroke', symbolSize: 300, symbolStrokeColor: '#444', labelLimit: 240 }
-    : null,
-});
+const dashOf = (paper: string, shown: boolean) => sourceDash(paper, shown, { labelLimit: 240 });
 
 /** Share of KV that can be dropped, layer by layer. */
 export function sparsityChart(report: SparsityReport): TopLevelSpec {

@@ -1,18 +1,8 @@
 /** LongBench as pictures: score over the KV budget, one chart per task, and all of them in one figure like the paper's Figure 7. */
 import type { TopLevelSpec } from 'vega-lite';
 import { dataTitle, isSample, type LongBenchReport, type LongBenchTaskResult } from './longbench.js';
+import { methodScales, OURS, sourceDash } from './look.js';
 
-const LOOK: Readonly<Record<string, { color: string; shape: string }>> = {
-  Full: { color: '#444444', shape: 'circle' },
-  Quest: { color: '#d1495b', shape: 'circle' },
-  'Quest (paper)': { color: '#edae49', shape: 'square' },
-  StreamingLLM: { color: '#00798c', shape: 'triangle-up' },
-  H2O: { color: '#30638e', shape: 'diamond' },
-  TOVA: { color: '#7b5ea7', shape: 'cross' },
-  Oracle: { color: '#5f8a3c', shape: 'triangle-down' },
-};
-const SPARE = { color: '#a0522d', shape: 'triangle-right' };
-const OURS = 'measured here';
 const PAPER = 'paper, Figure 7';
 /** Two standard errors to each side, about a 95% interval. */
 const ERRORS = 1.96;
@@ -80,7 +70,7 @@ function panel(
 ) {
   const values = points(report, result, axes);
   const labels = [...new Set(report.tasks.flatMap(({ cells }) => cells.map(({ cell }) => cell.label)))];
-  const look = (label: string) => LOOK[label] ?? SPARE;
+  const scales = methodScales(labels);
   const hasPaper = report.paper !== undefined;
   const heights = values.flatMap(({ score, lo, hi }) => [score, lo ?? score, hi ?? score]);
   const [least, most] = [Math.min(...heights), Math.max(...heights)];
@@ -105,23 +95,11 @@ function panel(
     type: 'nominal',
     title: 'method',
     sort: null,
-    scale: { domain: labels, range: labels.map((label) => look(label).color) },
+    scale: scales.color,
     legend: { symbolOpacity: 1 },
   };
-  const shape = { ...color, scale: { domain: labels, range: labels.map((label) => look(label).shape) } };
-  const strokeDash = {
-    field: 'source',
-    type: 'nominal',
-    title: null,
-    scale: {
-      domain: [OURS, PAPER],
-      range: [
-        [1, 0],
-        [5, 4],
-      ],
-    },
-    legend: hasPaper ? { symbolType: 'stroke', symbolSize: 300, symbolStrokeColor: '#444' } : null,
-  };
+  const shape = { ...color, scale: scales.shape };
+  const strokeDash = sourceDash(PAPER, hasPaper);
   const dots = (source: string, filled: boolean) => ({
     transform: [{ filter: `!datum.level && datum.source === '${source}'` }],
     mark: { type: 'point', filled, size: 60, opacity: 1, ...(filled ? {} : { fill: 'white' }) },

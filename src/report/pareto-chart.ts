@@ -1,18 +1,7 @@
 /** Score against KV bytes read as a picture: a panel per model and task, the Pareto front as a line. */
 import type { TopLevelSpec } from 'vega-lite';
+import { methodLabel, methodScales } from './look.js';
 import type { ParetoPanel, ParetoPoint } from './pareto.js';
-
-const LOOK: Readonly<Record<string, { label: string; color: string; shape: string }>> = {
-  full: { label: 'Full', color: '#444444', shape: 'circle' },
-  quest: { label: 'Quest', color: '#d1495b', shape: 'circle' },
-  'quest-paper': { label: 'Quest (paper)', color: '#edae49', shape: 'square' },
-  streaming: { label: 'StreamingLLM', color: '#00798c', shape: 'triangle-up' },
-  h2o: { label: 'H2O', color: '#30638e', shape: 'diamond' },
-  tova: { label: 'TOVA', color: '#7b5ea7', shape: 'cross' },
-  oracle: { label: 'Oracle', color: '#5f8a3c', shape: 'triangle-down' },
-};
-const SPARE = { color: '#a0522d', shape: 'square' };
-const labelOf = (method: string): string => LOOK[method]?.label ?? method;
 
 /** From and to with some air around. */
 function domain(values: readonly number[], ratio: boolean): [number, number] {
@@ -26,7 +15,7 @@ function domain(values: readonly number[], ratio: boolean): [number, number] {
 function frontLabels(points: readonly ParetoPoint[]): (ParetoPoint & { text: string })[] {
   return points
     .filter((p) => p.front && p.budgetTokens !== undefined)
-    .map((p) => ({ ...p, text: `${labelOf(p.method)} ${p.budgetTokens}` }));
+    .map((p) => ({ ...p, text: `${methodLabel(p.method)} ${p.budgetTokens}` }));
 }
 
 function panelChart(panel: ParetoPanel, methods: readonly string[], legend: boolean) {
@@ -57,20 +46,17 @@ function panelChart(panel: ParetoPanel, methods: readonly string[], legend: bool
       ...(Math.min(...scores) >= 0 && { labelExpr: "datum.value < 0 ? '' : datum.label" }),
     },
   };
-  const labels = methods.map(labelOf);
+  const scales = methodScales(methods.map(methodLabel));
   const color = {
     field: 'label',
     type: 'nominal',
     title: 'method',
     sort: null,
-    scale: { domain: labels, range: methods.map((m) => LOOK[m]?.color ?? SPARE.color) },
+    scale: scales.color,
     legend: legend ? { symbolOpacity: 1 } : null,
   };
-  const shape = {
-    ...color,
-    scale: { domain: labels, range: methods.map((m) => LOOK[m]?.shape ?? SPARE.shape) },
-  };
-  const named = points.map((p) => ({ ...p, label: labelOf(p.method) }));
+  const shape = { ...color, scale: scales.shape };
+  const named = points.map((p) => ({ ...p, label: methodLabel(p.method) }));
   const front = named.filter((p) => p.front).sort((a, b) => a.kvReadPct - b.kvReadPct);
   return {
     title: { text: title, anchor: 'start', fontSize: 12, offset: 8, limit: 400 },

@@ -1,34 +1,14 @@
 /** The passkey experiment as pictures: accuracy over budget, and depth x budget heat maps, both on the scale of Table 1. */
 import type { TopLevelSpec } from 'vega-lite';
+import { methodScales, OURS, sourceDash } from './look.js';
 import type { PasskeyReport } from './passkey.js';
 import type { SampleResult } from './rows.js';
-
-const COLORS: Record<string, string> = {
-  Full: '#444444',
-  Quest: '#d1495b',
-  'Quest (paper)': '#edae49',
-  StreamingLLM: '#00798c',
-  H2O: '#30638e',
-  TOVA: '#7b5ea7',
-  Oracle: '#5f8a3c',
-};
-const SPARE_COLORS = ['#a0522d', '#c06c84', '#3d5a80'];
 
 const subtitle = (report: PasskeyReport): string => {
   const samples = report.cells[0]?.samples ?? 0;
   return `${report.modelName}, ${report.contextTokens.toLocaleString('en-US')} tokens of context, ${samples} samples per cell`;
 };
 
-const SHAPES: Record<string, string> = {
-  Full: 'circle',
-  Quest: 'circle',
-  'Quest (paper)': 'square',
-  StreamingLLM: 'triangle-up',
-  H2O: 'diamond',
-  TOVA: 'cross',
-  Oracle: 'triangle-down',
-};
-const OURS = 'measured here';
 const PAPER = 'paper, Table 1';
 
 interface Point {
@@ -78,8 +58,7 @@ export function accuracyChart(report: PasskeyReport): TopLevelSpec {
   const labels = [...new Set(report.cells.map((c) => c.label))];
   const budgets = [...new Set(report.cells.flatMap((c) => c.budgetTokens ?? []))].sort((a, b) => a - b);
   const [low, high] = [budgets[0] ?? 1, budgets.at(-1) ?? 1];
-  let spare = 0;
-  const range = labels.map((label) => COLORS[label] ?? SPARE_COLORS[spare++ % SPARE_COLORS.length]!);
+  const scales = methodScales(labels);
   const values = accuracyPoints(report, labels, low, high);
   const hasPaper = values.some((v) => v.source === PAPER);
   const x = {
@@ -101,26 +80,11 @@ export function accuracyChart(report: PasskeyReport): TopLevelSpec {
     type: 'nominal',
     title: 'method',
     sort: null,
-    scale: { domain: labels, range },
+    scale: scales.color,
     legend: { symbolOpacity: 1 },
   };
-  const shape = {
-    ...color,
-    scale: { domain: labels, range: labels.map((label) => SHAPES[label] ?? 'circle') },
-  };
-  const strokeDash = {
-    field: 'source',
-    type: 'nominal',
-    title: null,
-    scale: {
-      domain: [OURS, PAPER],
-      range: [
-        [1, 0],
-        [5, 4],
-      ],
-    },
-    legend: hasPaper ? { symbolType: 'stroke', symbolSize: 300, symbolStrokeColor: '#444' } : null,
-  };
+  const shape = { ...color, scale: scales.shape };
+  const strokeDash = sourceDash(PAPER, hasPaper);
   const points = (source: string, filled: boolean) => ({
     transform: [{ filter: `!datum.level && datum.source === '${source}'` }],
     mark: { type: 'point', filled, size: 70, opacity: 1, ...(filled ? {} : { fill: 'white' }) },

@@ -1,17 +1,8 @@
 /** Running perplexity over positions, as in the paper's Figure 6: one panel per budget, one line per method. */
 import type { TopLevelSpec } from 'vega-lite';
+import { methodScales, OURS, sourceDash } from './look.js';
 import { describeTexts, type PerplexityReport, pplToken } from './ppl.js';
 
-const COLORS: Record<string, string> = {
-  Full: '#444444',
-  Quest: '#d1495b',
-  'Quest (paper)': '#edae49',
-  StreamingLLM: '#00798c',
-  H2O: '#30638e',
-  TOVA: '#7b5ea7',
-  Oracle: '#5f8a3c',
-};
-const OURS = 'measured here';
 const PAPER = 'paper, Figure 6';
 
 interface Value {
@@ -73,21 +64,9 @@ export function perplexityChart(report: PerplexityReport): TopLevelSpec {
       type: 'nominal',
       title: 'method',
       sort: null,
-      scale: { domain: labels, range: labels.map((label) => COLORS[label] ?? '#a0522d') },
+      scale: methodScales(labels).color,
     },
-    strokeDash: {
-      field: 'source',
-      type: 'nominal',
-      title: null,
-      scale: {
-        domain: [OURS, PAPER],
-        range: [
-          [1, 0],
-          [5, 4],
-        ],
-      },
-      legend: hasPaper ? { symbolType: 'stroke', symbolSize: 300, symbolStrokeColor: '#444' } : null,
-    },
+    strokeDash: sourceDash(PAPER, hasPaper),
   };
   const row = (field: 'ppl' | 'rise', title: string, height: number, least: number) => {
     const domain = domainOf(
