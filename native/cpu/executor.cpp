@@ -5,6 +5,7 @@
 #include <map>
 #include <mutex>
 
+#include "core/requests.h"
 #include "cpu/forward.h"
 
 namespace quest {
@@ -26,9 +27,7 @@ class CpuExecutor final : public Executor {
   }
 
   std::shared_ptr<Branch> create(int page_size) override {
-    if (page_size < 1 || page_size > 128 || (page_size & (page_size - 1)) != 0) {
-      throw Error("E_PAGE_SIZE", "page_size is " + std::to_string(page_size) + ", wanted a power of two from 1 to 128");
-    }
+    check_page_size(page_size);
     std::lock_guard lock(caches_mutex_);
     auto& cache = caches_[page_size];
     if (!cache) cache = std::make_shared<Cache>(spec_, page_size);
@@ -40,13 +39,7 @@ class CpuExecutor final : public Executor {
     std::unique_lock lock(running_, std::try_to_lock);
     if (!lock) throw Error("E_BUSY", "this model is running a job; wait for it before forking");
     const auto& from = static_cast<const CpuBranch&>(parent);
-    check_usable(from);
-    validate_method(options, from.pages.page_size());
-    if (!from.kept.empty() && !(options == from.method)) {
-      throw Error("E_FORK", std::string("this branch has already dropped tokens by ") + method_info(from.method.method).name +
-                                " and cannot be read by another method",
-                  "fork the sequence that was prefilled");
-    }
+    check_fork(from, options, !from.kept.empty());
     if (options.method == Method::h2o && options.h2o_prefill && from.kept.empty()) check_column_sums(from);
     auto branch = std::make_shared<CpuBranch>(from);
     branch->method = options;
@@ -57,7 +50,7 @@ class CpuExecutor final : public Executor {
   void prefill(Branch& branch, std::span<const int32_t> ids, bool h2o_prefill, const JobControl& job) override {
     std::lock_guard lock(running_);
     auto& b = static_cast<CpuBranch&>(branch);
-    check_append(b, ids);
+    check_append(spec_, b, ids);
     if (!b.kept.empty()) throw Error("E_PREFILL", "this branch has dropped tokens; a dense prefill cannot follow");
     if (h2o_prefill) begin_column_sums(b);
     const auto total = static_cast<int64_t>(ids.size());
@@ -77,20 +70,12 @@ class CpuExecutor final : public Executor {
   void feed(std::span<FeedRequest> requests, const JobControl& job) override {
     std::lock_guard lock(running_);
     int64_t total = 0;
-    for (size_t i = 0; i < requests.size(); ++i) {
-      FeedRequest& r = requests[i];
-      auto& b = static_cast<CpuBranch&>(*r.branch);
-      for (size_t j = 0; j < i; ++j) {
-        if (requests[j].branch == r.branch) throw Error("E_FEED", "a branch is fed twice in one call");
-      }
-      check_append(b, r.ids);
-      if (!r.targets.empty() && r.targets.size() != r.ids.size()) {
-        throw Error("E_FEED", std::to_string(r.targets.size()) + " targets for " + std::to_string(r.ids.size()) + " ids");
-      }
-      check_ids(r.targets);
-      prepare_outputs(r);
+    for (const FeedRequest& r : requests) {
+      check_append(spec_, *r.branch, r.ids);
       total += static_cast<int64_t>(r.ids.size());
     }
+    check_feed(spec_, requests);
+    for (FeedRequest& r : requests) size_outputs(spec_, r);
     // Branches whose steps depend on positions alone run whole chunks at a time; the others one step each, side by side.
     std::vector<Cursor> parallel, stepwise;
     for (FeedRequest& r : requests) {
@@ -99,8 +84,17 @@ class CpuExecutor final : public Executor {
       (evicts ? stepwise : parallel).push_back({&r, 0});
     }
     int64_t done = 0;
-    run_passes(parallel, kMaxRows, done, total, job);
-    run_passes(stepwise, 1, done, total, job);
+    const auto run = [&](std::vector<Work>& works, int64_t rows) {
+      forward_.run(works, job);
+      done += rows;
+      job.report(done, total);
+    };
+    const auto make = [&](const Cursor& c, int64_t rows) { return work_of(c, rows); };
+    run_passes<Work>(parallel, kMaxRows, kMaxRows, make, run);
+    run_passes<Work>(stepwise, 1, kMaxRows, make, run);
+    for (FeedRequest& r : requests) {
+      if (r.logits == Logits::last && !r.ids.empty()) r.logits_out = static_cast<CpuBranch*>(r.branch)->last_logits;
+    }
   }
 
   std::vector<std::vector<int32_t>> generate(std::span<Branch* const> branches, const GenerateOptions& options,
@@ -114,7 +108,7 @@ class CpuExecutor final : public Executor {
       const auto& b = static_cast<CpuBranch&>(*branches[i]);
       check_usable(b);
       if (b.last_logits.empty()) throw Error("E_GENERATE", "there is nothing to continue: feed or prefill a token first");
-      check_room(b, std::max<int64_t>(0, options.max_tokens - 1));
+      check_room(spec_, b, std::max<int64_t>(0, options.max_tokens - 1));
       live.push_back(i);
     }
     for (int64_t step = 0; step < options.max_tokens && !live.empty(); ++step) {
@@ -145,37 +139,6 @@ class CpuExecutor final : public Executor {
   }
 
  private:
-  struct Cursor {
-    FeedRequest* request;
-    int64_t done;
-  };
-
-  void check_ids(std::span<const int32_t> ids) const {
-    for (size_t i = 0; i < ids.size(); ++i) {
-      if (ids[i] < 0 || ids[i] >= spec_.vocab) {
-        throw Error("E_TOKEN_ID", "token id " + std::to_string(ids[i]) + " at index " + std::to_string(i) +
-                                      " is outside the vocabulary of " + std::to_string(spec_.vocab));
-      }
-    }
-  }
-
-  static void check_usable(const CpuBranch& b) {
-    if (b.broken) throw Error("E_BROKEN", "an earlier step of this branch was interrupted; its cache holds half a step");
-  }
-
-  void check_room(const CpuBranch& b, int64_t n) const {
-    if (b.length() + n > spec_.max_context) {
-      throw Error("E_CONTEXT", std::to_string(b.length() + n) + " tokens are more than the model's context of " +
-                                   std::to_string(spec_.max_context));
-    }
-  }
-
-  void check_append(const CpuBranch& b, std::span<const int32_t> ids) const {
-    check_usable(b);
-    check_ids(ids);
-    check_room(b, static_cast<int64_t>(ids.size()));
-  }
-
   void check_column_sums(const CpuBranch& b) const {
     for (const auto& sums : b.column_sums ? *b.column_sums : std::vector<std::vector<float>>(1)) {
       if (static_cast<int64_t>(sums.size()) != b.length() || !b.column_sums) {
@@ -194,71 +157,14 @@ class CpuExecutor final : public Executor {
     }
   }
 
-  void prepare_outputs(FeedRequest& r) const {
-    const auto n = static_cast<int64_t>(r.ids.size());
-    r.logits_out.assign(static_cast<size_t>(r.logits == Logits::all ? n * spec_.vocab : 0), 0.0f);
-    r.nll_out.assign(r.targets.size(), 0.0f);
-    r.pages_out.clear();
-    r.recall_out.assign(static_cast<size_t>(r.recall_top > 0 ? n * spec_.n_layers : 0), 0.0f);
-    if (!r.pages) return;
-    const MethodOptions& o = r.branch->method;
-    if (o.only_layer >= 0) throw Error("E_FEED", "pages are traced of methods that act in every layer, not of one with only_layer");
-    if (method_info(o.method).kind != MethodKind::selector) {
-      throw Error("E_FEED", std::string(method_info(o.method).name) + " selects no pages to trace");
-    }
-    const int64_t page_size = r.branch->pages.page_size();
-    // Dense steps (n <= budget) can hold one page more than the budget has whole pages.
-    r.pages_width = std::max(selected_pages(o, static_cast<int>(page_size)), (o.budget_tokens + page_size - 1) / page_size);
-    if (selects_tokens(o)) r.pages_width = std::min(o.budget_tokens, (r.branch->length() + n + page_size - 1) / page_size);
-    const int64_t layers = std::max<int64_t>(0, spec_.n_layers - o.skip_layers);
-    r.pages_out.assign(static_cast<size_t>(n * layers * spec_.n_heads * r.pages_width), -1);
-  }
-
   Work work_of(const Cursor& c, int64_t rows) const {
+    Work w = next_work<Work, CpuBranch>(spec_, c, rows);
     FeedRequest& r = *c.request;
-    const auto at = static_cast<size_t>(c.done), n = static_cast<size_t>(rows);
-    Work w;
-    w.branch = static_cast<CpuBranch*>(r.branch);
-    w.ids = r.ids.subspan(at, n);
-    w.keep_last = at + n == r.ids.size();
-    if (r.logits == Logits::all) w.logits = r.logits_out.data() + c.done * spec_.vocab;
-    if (!r.targets.empty()) {
-      w.targets = r.targets.subspan(at, n);
-      w.nll = r.nll_out.data() + c.done;
-    }
-    if (r.pages) {
-      const int64_t layers = std::max<int64_t>(0, spec_.n_layers - r.branch->method.skip_layers);
-      w.trace = r.pages_out.data() + c.done * layers * spec_.n_heads * r.pages_width;
-      w.trace_width = r.pages_width;
-    }
     if (r.recall_top > 0) {
       w.recall_top = r.recall_top;
       w.recall = r.recall_out.data() + c.done * spec_.n_layers;
     }
     return w;
-  }
-
-  // Advances all cursors together, at most rows_each rows of one branch and kMaxRows of all in a pass.
-  void run_passes(std::vector<Cursor>& cursors, int64_t rows_each, int64_t& done, int64_t total, const JobControl& job) {
-    for (;;) {
-      std::vector<Work> works;
-      int64_t rows = 0;
-      for (Cursor& c : cursors) {
-        const int64_t left = static_cast<int64_t>(c.request->ids.size()) - c.done;
-        const int64_t n = std::min({left, rows_each, kMaxRows - rows});
-        if (n == 0) continue;
-        works.push_back(work_of(c, n));
-        c.done += n;
-        rows += n;
-      }
-      if (rows == 0) break;
-      forward_.run(works, job);
-      done += rows;
-      job.report(done, total);
-    }
-    for (Cursor& c : cursors) {
-      if (c.request->logits == Logits::last) c.request->logits_out = static_cast<CpuBranch*>(c.request->branch)->last_logits;
-    }
   }
 
   const ModelSpec spec_;

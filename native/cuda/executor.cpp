@@ -5,6 +5,7 @@
 #include <map>
 #include <mutex>
 
+#include "core/requests.h"
 #include "cuda/forward.h"
 
 namespace quest::cuda {
@@ -67,9 +68,7 @@ class CudaExecutor final : public Executor {
   }
 
   std::shared_ptr<Branch> create(int page_size) override {
-    if (page_size < 1 || page_size > 128 || (page_size & (page_size - 1)) != 0) {
-      throw Error("E_PAGE_SIZE", "page_size is " + std::to_string(page_size) + ", wanted a power of two from 1 to 128");
-    }
+    check_page_size(page_size);
     // Called from the event loop, so it must not wait for a running job; only a pool that is not there yet needs the GPU.
     std::lock_guard guard(pools_mutex_);
     const auto found = pools_.find(page_size);
@@ -90,13 +89,7 @@ class CudaExecutor final : public Executor {
     if (!lock) throw Error("E_BUSY", "this model is running a job; wait for it before forking");
     stream_.use();
     const auto& from = static_cast<const CudaBranch&>(parent);
-    check_usable(from);
-    validate_method(options, from.pages.page_size());
-    if (from.kept > 0 && !(options == from.method)) {
-      throw Error("E_FORK", std::string("this branch has already dropped tokens by ") + method_info(from.method.method).name +
-                                " and cannot be read by another method",
-                  "fork the sequence that was prefilled");
-    }
+    check_fork(from, options, from.kept > 0);
     check_method(options);
     auto branch = std::make_shared<CudaBranch>(from);
     branch->method = options;
@@ -128,20 +121,13 @@ class CudaExecutor final : public Executor {
     std::lock_guard lock(running_);
     stream_.use();
     int64_t total = 0;
-    for (size_t i = 0; i < requests.size(); ++i) {
-      FeedRequest& r = requests[i];
-      auto& b = static_cast<CudaBranch&>(*r.branch);
-      for (size_t j = 0; j < i; ++j) {
-        if (requests[j].branch == r.branch) throw Error("E_FEED", "a branch is fed twice in one call");
-      }
-      check_append(b, r.ids);
-      if (!r.targets.empty() && r.targets.size() != r.ids.size()) {
-        throw Error("E_FEED", std::to_string(r.targets.size()) + " targets for " + std::to_string(r.ids.size()) + " ids");
-      }
-      check_ids(r.targets);
-      prepare_outputs(r);
+    for (const FeedRequest& r : requests) {
+      check_append(static_cast<CudaBranch&>(*r.branch), r.ids);
+      if (r.recall_top > 0) throw Error("E_UNSUPPORTED", "recall is not measured on the GPU", "use --device cpu");
       total += static_cast<int64_t>(r.ids.size());
     }
+    check_feed(spec_, requests);
+    for (FeedRequest& r : requests) size_outputs(spec_, r);
     // One pass reads one pool; branches whose steps depend on positions alone run whole chunks, the others one step each.
     std::map<std::pair<const KvPool*, bool>, std::vector<Cursor>> cursors;
     for (FeedRequest& r : requests) {
@@ -150,7 +136,16 @@ class CudaExecutor final : public Executor {
       cursors[{static_cast<CudaBranch*>(r.branch)->pool.get(), evicts}].push_back({&r, 0});
     }
     int64_t done = 0;
-    for (auto& [key, list] : cursors) run_passes(list, key.second ? 1 : kFeedRows, done, total, job);
+    const auto run = [&](std::vector<Work>& works, int64_t rows) {
+      forward_.run(works, job);
+      done += rows;
+      job.report(done, total);
+    };
+    const auto make = [&](const Cursor& c, int64_t rows) { return next_work<Work, CudaBranch>(spec_, c, rows); };
+    for (auto& [key, list] : cursors) run_passes<Work>(list, key.second ? 1 : kFeedRows, kFeedRows, make, run);
+    for (FeedRequest& r : requests) {
+      if (r.logits == Logits::last && !r.ids.empty()) r.logits_out = static_cast<CudaBranch*>(r.branch)->last_logits;
+    }
   }
 
   std::vector<std::vector<int32_t>> generate(std::span<Branch* const> branches, const GenerateOptions& options,
@@ -167,7 +162,7 @@ class CudaExecutor final : public Executor {
       auto& b = static_cast<CudaBranch&>(*branches[i]);
       check_usable(b);
       if (b.last_logits.empty()) throw Error("E_GENERATE", "there is nothing to continue: feed or prefill a token first");
-      check_room(b, std::max<int64_t>(0, options.max_tokens - 1));
+      check_room(spec_, b, std::max<int64_t>(0, options.max_tokens - 1));
       live.push_back(i);
       next[i] = greedy(b.last_logits);
     }
@@ -214,11 +209,6 @@ class CudaExecutor final : public Executor {
   }
 
  private:
-  struct Cursor {
-    FeedRequest* request;
-    int64_t done;
-  };
-
   static DeviceWeights load(const ModelSpec& spec, cudaStream_t stream) {
     const std::string why = not_covered(spec);
     if (!why.empty()) {
@@ -230,94 +220,10 @@ class CudaExecutor final : public Executor {
 
   static const KvPool* pool_of(const Branch* b) { return static_cast<const CudaBranch*>(b)->pool.get(); }
 
-  void check_ids(std::span<const int32_t> ids) const {
-    for (size_t i = 0; i < ids.size(); ++i) {
-      if (ids[i] < 0 || ids[i] >= spec_.vocab) {
-        throw Error("E_TOKEN_ID", "token id " + std::to_string(ids[i]) + " at index " + std::to_string(i) +
-                                      " is outside the vocabulary of " + std::to_string(spec_.vocab));
-      }
-    }
-  }
-
-  static void check_usable(const CudaBranch& b) {
-    if (b.broken) throw Error("E_BROKEN", "an earlier step of this branch was interrupted; its cache holds half a step");
-  }
-
-  void check_room(const CudaBranch& b, int64_t n) const {
-    if (b.length() + n > spec_.max_context) {
-      throw Error("E_CONTEXT", std::to_string(b.length() + n) + " tokens are more than the model's context of " +
-                                   std::to_string(spec_.max_context));
-    }
-  }
-
   void check_append(const CudaBranch& b, std::span<const int32_t> ids) const {
-    check_usable(b);
-    check_ids(ids);
-    check_room(b, static_cast<int64_t>(ids.size()));
+    quest::check_append(spec_, b, ids);
     const int64_t size = b.pages.page_size(), pages = (b.length() + static_cast<int64_t>(ids.size()) + size - 1) / size;
     b.pool->check_room(pages - static_cast<int64_t>(b.pages.pages().size()));
-  }
-
-  void prepare_outputs(FeedRequest& r) const {
-    const auto n = static_cast<int64_t>(r.ids.size());
-    r.logits_out.assign(static_cast<size_t>(r.logits == Logits::all ? n * spec_.vocab : 0), 0.0f);
-    r.nll_out.assign(r.targets.size(), 0.0f);
-    r.pages_out.clear();
-    r.recall_out.clear();
-    if (r.recall_top > 0) throw Error("E_UNSUPPORTED", "recall is not measured on the GPU", "use --device cpu");
-    if (!r.pages) return;
-    const MethodOptions& o = r.branch->method;
-    if (method_info(o.method).kind != MethodKind::selector) {
-      throw Error("E_FEED", std::string(method_info(o.method).name) + " selects no pages to trace");
-    }
-    const int64_t page_size = r.branch->pages.page_size();
-    // Dense steps (n <= budget) can hold one page more than the budget has whole pages.
-    r.pages_width = std::max(selected_pages(o, static_cast<int>(page_size)), (o.budget_tokens + page_size - 1) / page_size);
-    const int64_t layers = std::max<int64_t>(0, spec_.n_layers - o.skip_layers);
-    r.pages_out.assign(static_cast<size_t>(n * layers * spec_.n_heads * r.pages_width), -1);
-  }
-
-  Work work_of(const Cursor& c, int64_t rows) const {
-    FeedRequest& r = *c.request;
-    const auto at = static_cast<size_t>(c.done), n = static_cast<size_t>(rows);
-    Work w;
-    w.branch = static_cast<CudaBranch*>(r.branch);
-    w.ids = r.ids.subspan(at, n);
-    w.keep_last = at + n == r.ids.size();
-    if (r.logits == Logits::all) w.logits = r.logits_out.data() + c.done * spec_.vocab;
-    if (!r.targets.empty()) {
-      w.targets = r.targets.subspan(at, n);
-      w.nll = r.nll_out.data() + c.done;
-    }
-    if (r.pages) {
-      const int64_t layers = std::max<int64_t>(0, spec_.n_layers - r.branch->method.skip_layers);
-      w.trace = r.pages_out.data() + c.done * layers * spec_.n_heads * r.pages_width;
-      w.trace_width = r.pages_width;
-    }
-    return w;
-  }
-
-  // Advances all cursors together, at most rows_each rows of one branch and kFeedRows of all in a pass.
-  void run_passes(std::vector<Cursor>& cursors, int64_t rows_each, int64_t& done, int64_t total, const JobControl& job) {
-    for (;;) {
-      std::vector<Work> works;
-      int64_t rows = 0;
-      for (Cursor& c : cursors) {
-        const int64_t left = static_cast<int64_t>(c.request->ids.size()) - c.done;
-        const int64_t n = std::min({left, rows_each, kFeedRows - rows});
-        if (n == 0) continue;
-        works.push_back(work_of(c, n));
-        c.done += n;
-        rows += n;
-      }
-      if (rows == 0) break;
-      forward_.run(works, job);
-      done += rows;
-      job.report(done, total);
-    }
-    for (Cursor& c : cursors) {
-      if (c.request->logits == Logits::last) c.request->logits_out = static_cast<CudaBranch*>(c.request->branch)->last_logits;
-    }
   }
 
   const ModelSpec spec_;

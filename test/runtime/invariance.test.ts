@@ -224,6 +224,18 @@ describe('branches', () => {
   });
 });
 
+describe('traces', () => {
+  it('are no wider than the cache, however large the budget', async () => {
+    using model = await Model.load(spec, { device: 'cpu', threads: 2 });
+    using root = model.createSequence(16);
+    await root.prefill(prompt.slice(0, 40));
+    using branch = root.fork({ ...base, method: 'quest', budgetTokens: Number.MAX_SAFE_INTEGER });
+    const [result] = await model.feed([{ sequence: branch, ids: question, pages: true }]);
+    expect(result!.pagesWidth).toBe(Math.ceil((40 + QUESTION) / 16));
+    expect(result!.pages!.length).toBe(QUESTION * (spec.nLayers - 1) * spec.nHeads * result!.pagesWidth!);
+  });
+});
+
 describe('refusals', () => {
   it('ids outside the vocabulary, contexts above the limit, senseless methods', async () => {
     const short = await randomSpec({ maxContext: 64 });

@@ -43,8 +43,15 @@ async function readIds(
 }
 
 /** The pages of every step, sparse layer and query head: natively, and as they come back. */
-function pageTraceBytes(steps: number, spec: ModelSpec, method: MethodOptions, pageSize: number): number {
-  const width = Math.max(pageBudget(method, pageSize), Math.ceil(method.budgetTokens / pageSize));
+function pageTraceBytes(
+  tokens: number,
+  steps: number,
+  spec: ModelSpec,
+  method: MethodOptions,
+  pageSize: number,
+): number {
+  const most = Math.max(pageBudget(method, pageSize), Math.ceil(method.budgetTokens / pageSize));
+  const width = Math.min(most, Math.ceil(tokens / pageSize));
   return 2 * steps * (spec.nLayers - method.skipLayers) * spec.nHeads * width * 4;
 }
 
@@ -89,7 +96,9 @@ export async function run(context: CommandContext): Promise<number> {
     evictors: def.kind === 'evictor' ? 1 : 0,
     extraBytes:
       2 * steps.length * spec.vocab * 4 +
-      (selector ? pageTraceBytes(steps.length, spec, cell.method, cell.pageSize) : 0),
+      (selector
+        ? pageTraceBytes(prompt.length + steps.length, steps.length, spec, cell.method, cell.pageSize)
+        : 0),
   });
   if (settings.flag('dry-run')) {
     context.out.data(
