@@ -2,6 +2,7 @@
 // Ends with one line `N passed, N failed`. `npm test -- --only lint|ts|native|cuda` runs one part.
 import { spawnSync } from 'node:child_process';
 import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { createRequire } from 'node:module';
 import { availableParallelism, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -9,6 +10,7 @@ import { fileURLToPath } from 'node:url';
 const root = fileURLToPath(new URL('..', import.meta.url));
 const scratch = mkdtempSync(join(tmpdir(), 'quest-test-'));
 const only = process.argv.includes('--only') ? process.argv[process.argv.indexOf('--only') + 1] : undefined;
+const nodeHeaders = createRequire(import.meta.url)('node-api-headers').include_dir;
 const jobs = String(availableParallelism());
 const total = { passed: 0, failed: 0 };
 
@@ -84,8 +86,8 @@ function cuda() {
   }
   const build = join('native', 'build-test-cuda');
   const options = ['-DQUEST_TESTS=ON', '-DQUEST_CUDA=ON', '-DQUEST_CUDA_ARCHITECTURES=90a-real'];
-  const configured = run('cmake', ['-S', 'native', '-B', build, ...options]);
-  const target = ['--target', 'quest_cuda_tests', '-j', jobs];
+  const configured = run('cmake', ['-S', 'native', '-B', build, ...options, `-DCMAKE_JS_INC=${nodeHeaders}`]);
+  const target = ['--target', 'quest_cuda_tests', 'quest', '-j', jobs];
   if (!count(configured && run('cmake', ['--build', build, ...target]))) return;
   const report = join(scratch, 'cuda.json');
   const ok = run(join(build, 'quest_cuda_tests'), ['--gtest_brief=1', `--gtest_output=json:${report}`]);
@@ -95,6 +97,22 @@ function cuda() {
     if (skipped > 0) process.stdout.write(`${skipped} CUDA tests skipped: no GPU on this machine\n`);
     return { passed: r.tests - r.failures - r.disabled - skipped, failed: r.failures };
   });
+  count(runsOrRefuses(join(root, build, 'quest.node')));
+}
+
+/** The addon with the CUDA backend loads on any machine: it runs on a GPU where there is one and says why not elsewhere. */
+function runsOrRefuses(addon) {
+  const args = ['bin/quest.js', 'generate', '--device', 'cuda', '--prompt', 'The grass', '--max-tokens', '4'];
+  process.stdout.write(`\n$ QUEST_ADDON=${addon} node ${args.join(' ')}\n`);
+  const { status, stderr } = spawnSync(process.execPath, args, {
+    cwd: root,
+    env: { ...process.env, QUEST_ADDON: addon, NO_COLOR: '1' },
+    encoding: 'utf8',
+  });
+  process.stdout.write(stderr);
+  return (
+    status === 0 || (status === 3 && /error: cuda cannot be used: .*\nhint: use --device cpu\n/.test(stderr))
+  );
 }
 
 const parts = { lint, ts: typescript, native, cuda };

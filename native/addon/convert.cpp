@@ -179,11 +179,41 @@ Napi::Object to_js(Napi::Env env, const Counters& c) {
 Napi::Object to_js(Napi::Env env, const ExecutorInfo& i) {
   Napi::Object o = Napi::Object::New(env);
   o.Set("device", i.device);
-  o.Set("threads", i.threads);
-  o.Set("simd", i.simd);
+  if (i.gpu.empty()) {
+    o.Set("threads", i.threads);
+    o.Set("simd", i.simd);
+  } else {
+    o.Set("gpu", i.gpu);
+  }
   o.Set("weightBytes", static_cast<double>(i.weight_bytes));
   o.Set("kvBytesPerToken", static_cast<double>(i.kv_bytes_per_token));
   o.Set("metadataBytesPerPage", static_cast<double>(i.metadata_bytes_per_page));
+  return o;
+}
+
+Napi::Object to_js(Napi::Env env, const GpuReport& report) {
+  Napi::Object o = Napi::Object::New(env);
+  const auto put = [](Napi::Object to, const char* name, const std::string& v) {
+    if (!v.empty()) to.Set(name, v);
+  };
+  o.Set("compiled", Napi::Boolean::New(env, report.compiled));
+  put(o, "driver", report.driver);
+  put(o, "matrixLibrary", report.matrix_library);
+  put(o, "problem", report.problem);
+  auto gpus = Napi::Array::New(env, report.gpus.size());
+  for (uint32_t i = 0; i < report.gpus.size(); ++i) {
+    const GpuInfo& gpu = report.gpus[i];
+    Napi::Object g = Napi::Object::New(env);
+    g.Set("index", gpu.index);
+    g.Set("name", gpu.name);
+    g.Set("memoryBytes", static_cast<double>(gpu.memory_bytes));
+    g.Set("freeBytes", static_cast<double>(gpu.free_bytes));
+    g.Set("computeCapability", std::to_string(gpu.major) + "." + std::to_string(gpu.minor));
+    g.Set("multiprocessors", gpu.multiprocessors);
+    put(g, "problem", gpu.problem);
+    gpus.Set(i, g);
+  }
+  o.Set("gpus", gpus);
   return o;
 }
 

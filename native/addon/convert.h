@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "core/devices.h"
 #include "core/executor.h"
 
 namespace quest::addon {
@@ -32,5 +33,6 @@ Napi::Float32Array to_js(Napi::Env env, const std::vector<float>& values);
 Napi::Int32Array to_js(Napi::Env env, const std::vector<int32_t>& values);
 Napi::Object to_js(Napi::Env env, const Counters& counters);
 Napi::Object to_js(Napi::Env env, const ExecutorInfo& info);
+Napi::Object to_js(Napi::Env env, const GpuReport& report);
 
 }  // namespace quest::addon

@@ -3,6 +3,7 @@
 
 #include <thread>
 
+#include "addon/convert.h"
 #include "addon/instance.h"
 #include "addon/job.h"
 #include "addon/model.h"
@@ -26,6 +27,23 @@ Napi::Value cpu_info(const Napi::CallbackInfo& info) {
   });
 }
 
+Napi::Value gpus(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  return guarded(env, [&]() -> Napi::Value { return to_js(env, gpu_report()); });
+}
+
+Napi::Value choose(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  return guarded(env, [&]() -> Napi::Value {
+    if (!info[1].IsString()) throw Error("E_ARGUMENT", "device must be a string");
+    const auto [device, note] = choose_device(model_spec(info[0]), info[1].As<Napi::String>().Utf8Value());
+    Napi::Object o = Napi::Object::New(env);
+    o.Set("device", device);
+    if (!note.empty()) o.Set("note", note);
+    return o;
+  });
+}
+
 Napi::Value create_job(const Napi::CallbackInfo& info) { return Instance::of(info.Env()).job.New({}); }
 
 Napi::Object init(Napi::Env env, Napi::Object exports) {
@@ -35,12 +53,9 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   instance->sequence = Napi::Persistent(Sequence::define(env));
   env.SetInstanceData(instance);
   exports.Set("version", QUEST_VERSION);
-#ifdef QUEST_HAVE_CUDA
-  exports.Set("cudaCompiled", Napi::Boolean::New(env, true));
-#else
-  exports.Set("cudaCompiled", Napi::Boolean::New(env, false));
-#endif
   exports.Set("cpuInfo", Napi::Function::New(env, cpu_info));
+  exports.Set("gpus", Napi::Function::New(env, gpus));
+  exports.Set("chooseDevice", Napi::Function::New(env, choose));
   exports.Set("createJob", Napi::Function::New(env, create_job));
   exports.Set("loadModel", Napi::Function::New(env, Model::load));
   return exports;

@@ -63,10 +63,11 @@ struct GenerateOptions {
 struct ExecutorInfo {
   std::string device;
   int threads = 0;
-  std::string simd;
+  std::string simd;      // of the CPU; empty on a GPU
   int64_t weight_bytes = 0;
   int64_t kv_bytes_per_token = 0;       // all layers, K and V
   int64_t metadata_bytes_per_page = 0;  // all layers, minima and maxima
+  std::string gpu;                      // its name and matrix library; empty on the CPU
 };
 
 class Executor {
@@ -96,8 +97,7 @@ class Executor {
                                                      const JobControl& job) = 0;
 };
 
-// device: "cpu", "auto" (the CPU), "cuda" or "cuda:N". threads 0 means all cores. Throws Error E_DEVICE for any other device,
-// and for a GPU that cannot be used.
+// `device` as in choose_device (core/devices.h). threads 0 means all cores.
 std::unique_ptr<Executor> make_executor(const ModelSpec& spec, const std::string& device, int threads);
 
 }  // namespace quest

@@ -15,16 +15,6 @@ namespace {
 constexpr int64_t kFeedRows = 512;       // rows of a feeding pass
 constexpr int64_t kPoolContexts = 8;     // a pool holds at most this many full contexts, even where memory would allow more
 
-// What the kernels do not cover of a model, or nothing.
-std::string not_covered(const ModelSpec& spec) {
-  if (spec.head_dim != 32 && spec.head_dim != 64 && spec.head_dim != 96 && spec.head_dim != 128) return "head_dim is " + std::to_string(spec.head_dim);
-  if (spec.group() > 8) return std::to_string(spec.group()) + " query heads share a KV head";
-  if (spec.hidden % 8 != 0) return "hidden is " + std::to_string(spec.hidden);
-  if (spec.ffn % 8 != 0) return "ffn is " + std::to_string(spec.ffn);
-  if (spec.max_context > (1 << 27)) return "max_context is " + std::to_string(spec.max_context);
-  return "";
-}
-
 // Analyses that only the CPU executor has.
 void check_method(const MethodOptions& o) {
   const auto fail = [](const std::string& what) { throw Error("E_UNSUPPORTED", what + " is not available on the GPU", "use --device cpu"); };
@@ -64,7 +54,7 @@ class CudaExecutor final : public Executor {
 
   ExecutorInfo info() const override {
     const int64_t per_token = spec_.n_layers * spec_.n_kv_heads * 2 * spec_.head_dim * 2;
-    return {device_, 1, name_ + ", " + forward_.matrix_library(), weights_.bytes(), per_token, per_token};
+    return {device_, 0, "", weights_.bytes(), per_token, per_token, name_ + ", " + forward_.matrix_library()};
   }
 
   std::shared_ptr<Branch> create(int page_size) override {
@@ -238,28 +228,16 @@ class CudaExecutor final : public Executor {
 
 }  // namespace
 
-std::string unavailable(int index) {
-  int count = 0, driver = 0;
-  const cudaError_t e = cudaGetDeviceCount(&count);
-  cudaGetLastError();
-  if (e == cudaErrorInsufficientDriver) {
-    cudaDriverGetVersion(&driver);
-    return driver == 0 ? "no CUDA driver" : "the CUDA driver is too old (it supports CUDA " + std::to_string(driver / 1000) + "." +
-                                                 std::to_string(driver % 1000 / 10) + ")";
-  }
-  if (e != cudaSuccess || count == 0) return e == cudaErrorNoDevice || count == 0 ? "no NVIDIA GPU" : cudaGetErrorString(e);
-  if (index >= count) return "there are " + std::to_string(count) + " GPUs, cuda:0 to cuda:" + std::to_string(count - 1);
-  int major = 0;
-  cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, index);
-  if (major < 8) return "the GPU's compute capability is " + std::to_string(major) + ".x, wanted 8.0 or newer";
+std::string not_covered(const ModelSpec& spec) {
+  if (spec.head_dim != 32 && spec.head_dim != 64 && spec.head_dim != 96 && spec.head_dim != 128) return "head_dim is " + std::to_string(spec.head_dim);
+  if (spec.group() > 8) return std::to_string(spec.group()) + " query heads share a KV head";
+  if (spec.hidden % 8 != 0) return "hidden is " + std::to_string(spec.hidden);
+  if (spec.ffn % 8 != 0) return "ffn is " + std::to_string(spec.ffn);
+  if (spec.max_context > (1 << 27)) return "max_context is " + std::to_string(spec.max_context);
   return "";
 }
 
-bool covers(const ModelSpec& spec) { return not_covered(spec).empty(); }
-
 std::unique_ptr<Executor> make_cuda_executor(const ModelSpec& spec, int index) {
-  const std::string why = unavailable(index);
-  if (!why.empty()) throw Error("E_DEVICE", "cuda:" + std::to_string(index) + " cannot be used: " + why, "use --device cpu");
   return std::make_unique<CudaExecutor>(spec, index);
 }
 

@@ -4,6 +4,7 @@
 #include <memory>
 #include <string>
 
+#include "core/devices.h"
 #include "core/executor.h"
 
 namespace quest::cuda {
@@ -11,8 +12,10 @@ namespace quest::cuda {
 // Empty when GPU `index` can be used; else why not, in a few words ("no CUDA driver").
 std::string unavailable(int index);
 
-// Whether the kernels have the model's shapes.
-bool covers(const ModelSpec& spec);
+// What the kernels do not cover of a model, in a few words ("head_dim is 8"), or nothing.
+std::string not_covered(const ModelSpec& spec);
+
+GpuReport gpu_report();
 
 // Throws Error E_DEVICE when the GPU cannot be used and E_UNSUPPORTED when the kernels do not cover the model.
 std::unique_ptr<Executor> make_cuda_executor(const ModelSpec& spec, int index);

@@ -17,12 +17,12 @@ import { type RowGrid, runPlan } from '../../eval/runner.js';
 import { QuestError } from '../errors.js';
 import type { Checkpoint, Tokenizer } from '../model/index.js';
 import { ensureFolder, outputError } from '../report/files.js';
-import type { Model } from '../runtime/index.js';
+import type { DeviceInfo, Model } from '../runtime/index.js';
 import type { CommandContext } from './commands.js';
 import { MANIFEST_NAME } from './manifest.js';
-import { checkMemory, describeMemory, estimateMemory, type MemoryEstimate } from './memory.js';
+import { describeMemory, estimateMemory, type MemoryEstimate } from './memory.js';
 import { clock, type Progress, startProgress } from './progress.js';
-import { loadModel, presetNote } from './session.js';
+import { checkRunMemory, loadModel, presetNote } from './session.js';
 import type { Settings } from './settings.js';
 
 export interface Evaluation {
@@ -49,7 +49,7 @@ export interface EvaluationResult {
   computed: number;
   reused: number;
   seconds: number;
-  device: { device: string; threads: number; simd: string } | undefined;
+  device: DeviceInfo | undefined;
 }
 
 /** `--out`, or a folder named after the plan, so that the same command finds its rows again. */
@@ -102,7 +102,7 @@ export async function evaluate(
   const folder = outputFolder(settings, plan);
   const memory = planMemory(evaluation);
   // Refused before anything is written. A finished run needs none; one that goes on is checked when it loads the model.
-  if (!journalStarted(folder)) checkMemory(memory, settings.maybeNumber('max-memory'));
+  if (!journalStarted(folder)) checkRunMemory(settings, checkpoint.spec, memory);
   checkFolder(folder);
   const unlock = lockFolder(folder);
   let model: Model | undefined;
@@ -152,7 +152,7 @@ export async function evaluate(
       computed,
       reused: plan.task.count * plan.cells.length - computed,
       seconds,
-      device: model && { device: model.info.device, threads: model.info.threads, simd: model.info.simd },
+      device: model?.info,
     };
     await finish(result);
     return result;
@@ -203,7 +203,7 @@ export async function describePlan(evaluation: Evaluation, cores: number): Promi
   checkFolderPlan(folder, plan, hasResults(folder, have.size));
   const size = await measurePlan(plan, (key) => have.has(key));
   const memory = planMemory(evaluation);
-  checkMemory(memory, settings.maybeNumber('max-memory'));
+  checkRunMemory(settings, checkpoint.spec, memory);
   const time = roughSeconds(checkpoint, plan, size, cores);
   const n = (value: number) => value.toLocaleString('en-US');
   const lines: [string, string][] = [

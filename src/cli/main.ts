@@ -28,12 +28,12 @@ function interruptSignal(): { signal: AbortSignal; dispose(): void } {
 function asQuestError(error: unknown): QuestError {
   if (error instanceof QuestError) return error;
   const cause = error instanceof Error ? error : new Error(String(error));
-  const { code } = cause as NodeJS.ErrnoException;
+  const { code, hint } = cause as NodeJS.ErrnoException & { hint?: string };
   if (code === 'E_CANCELLED') return new QuestError('E_INTERRUPTED', 'interrupted', { exitCode: 130, cause });
   return new QuestError(code ?? 'E_INTERNAL', cause.message, {
     hint: cause.message.startsWith('QUEST_SIMD')
       ? 'set it to one of these levels, or leave it out to use the fastest'
-      : 'run again with --verbose to see where it comes from',
+      : (hint ?? 'run again with --verbose to see where it comes from'),
     exitCode: 3,
     cause,
   });

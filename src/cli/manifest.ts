@@ -5,7 +5,7 @@ import { arch, cpus, platform, release, totalmem } from 'node:os';
 import { join } from 'node:path';
 import type { Checkpoint } from '../model/index.js';
 import { writeFileAtomic } from '../report/files.js';
-import { addon } from '../runtime/addon.js';
+import { addon, type DeviceInfo } from '../runtime/addon.js';
 import type { CommandContext } from './commands.js';
 import type { Settings } from './settings.js';
 import { gitCommit, questVersion } from './version.js';
@@ -13,7 +13,7 @@ import { gitCommit, questVersion } from './version.js';
 export const MANIFEST_NAME = 'manifest.json';
 
 /** Facts of this machine and build. */
-export function environment(device: { device: string; threads: number; simd: string } | undefined) {
+export function environment(device: DeviceInfo | undefined) {
   let native: string | undefined;
   try {
     native = addon().version;
@@ -29,14 +29,15 @@ export function environment(device: { device: string; threads: number; simd: str
     cpu: cpus()[0]?.model.trim(),
     cores: cpus().length,
     memory_bytes: totalmem(),
-    ...(device && { device: device.device, threads: device.threads, simd: device.simd }),
+    ...(device && { device: device.device, threads: device.threads, simd: device.simd, gpu: device.gpu }),
+    ...(device?.gpu !== undefined && { cuda_driver: addon().gpus().driver }),
   };
 }
 
 export interface RunRecord {
   started: Date;
   seconds: number;
-  device: { device: string; threads: number; simd: string } | undefined;
+  device: DeviceInfo | undefined;
   rows: { computed: number; reused: number };
 }
 

@@ -45,6 +45,8 @@ export interface OptionSpec {
   placeholder?: string;
   default?: OptionValue;
   choices?: readonly string[];
+  /** What a text must look like where the choices cannot be listed. */
+  pattern?: { source: RegExp; wanted: string };
   min?: number;
   max?: number;
   /** `min` itself is too small. */
@@ -320,11 +322,11 @@ export const OPTIONS: readonly OptionSpec[] = [
   global({
     name: 'device',
     type: 'string',
-    choices: ['auto', 'cpu'],
+    pattern: { source: /^(auto|cpu|cuda(:\d{1,3})?)$/, wanted: 'auto, cpu, cuda or cuda:N' },
     default: 'auto',
     placeholder: 'NAME',
     commands: [...RUNNING, 'doctor'],
-    help: 'where to compute',
+    help: 'where to compute: auto (a GPU when one can be used), cpu, cuda or cuda:N',
   }),
   global({
     name: 'threads',

@@ -1,9 +1,9 @@
 /** What commands that run a model share: open the checkpoint, settle the options, check memory, load. */
 import { type Cell, checkSkipLayers, type MethodSettings, makeCell, makeCells } from '../../eval/methods.js';
 import { QuestError } from '../errors.js';
-import { type Checkpoint, openCheckpoint } from '../model/index.js';
+import { type Checkpoint, type ModelSpec, openCheckpoint } from '../model/index.js';
 import type { GroupMode, MethodName } from '../runtime/addon.js';
-import type { Model } from '../runtime/index.js';
+import { chooseDevice, describeDevice, Model } from '../runtime/index.js';
 import type { CommandContext } from './commands.js';
 import { checkMemory, describeMemory, type MemoryEstimate } from './memory.js';
 import type { Settings } from './settings.js';
@@ -55,6 +55,13 @@ export function singleCell(settings: Settings, checkpoint: Checkpoint, method: s
   return cell;
 }
 
+/** Refuses what cannot fit in main memory. The GPU's loader and cache refuse by themselves, with the GPU's numbers. */
+export function checkRunMemory(settings: Settings, spec: ModelSpec, memory: MemoryEstimate): void {
+  const device = settings.string('device');
+  if (device !== 'cpu' && chooseDevice(spec, device).device !== 'cpu') return;
+  checkMemory(memory, settings.maybeNumber('max-memory'));
+}
+
 /** Refuses what cannot fit, then loads the weights. */
 export async function loadModel(
   context: CommandContext,
@@ -62,17 +69,17 @@ export async function loadModel(
   checkpoint: Checkpoint,
   memory: MemoryEstimate,
 ): Promise<Model> {
-  checkMemory(memory, settings.maybeNumber('max-memory'));
+  checkRunMemory(settings, checkpoint.spec, memory);
   const preset = presetNote(settings);
   if (preset !== undefined) context.out.note(`${checkpoint.name}: ${preset}, from the model's preset`);
   context.out.detail(`memory: about ${describeMemory(memory)}`);
-  const { Model } = await import('../runtime/index.js');
+  const { device, note } = chooseDevice(checkpoint.spec, settings.string('device'));
+  if (note !== undefined) context.out.note(note);
   const model = await Model.load(checkpoint.spec, {
-    device: settings.string('device'),
+    device,
     threads: settings.number('threads'),
     signal: context.signal,
   });
-  const { device, simd, threads } = model.info;
-  context.out.detail(`${checkpoint.name} on ${device}, ${simd}, ${threads} threads`);
+  context.out.detail(`${checkpoint.name} on ${describeDevice(model.info)}`);
   return model;
 }

@@ -57,6 +57,7 @@ function parseNumber(spec: OptionSpec, raw: unknown, where: string, whole: boole
 
 function parseChoice(spec: OptionSpec, raw: unknown, where: string): string {
   if (typeof raw !== 'string') fail(where, 'text', raw);
+  if (spec.pattern !== undefined && !spec.pattern.source.test(raw)) fail(where, spec.pattern.wanted, raw);
   if (spec.choices === undefined || spec.choices.includes(raw)) return raw;
   const near = nearest(raw, spec.choices);
   fail(

@@ -92,14 +92,16 @@ const duration = (seconds: number): string =>
 export const runSeconds = (run: ReportRun): number =>
   run.manifest.runs.reduce((sum, one) => sum + one.seconds, 0);
 
-/** `cpu, avx512, 2 threads`, of the last session that computed something. */
+/** `cpu, avx512, 2 threads` or `cuda:0, NVIDIA H100`, of the last session that computed something. */
 export function runDevice(run: ReportRun): string {
   const environment = run.manifest.runs
     .map((one) => one.environment)
     .findLast((one) => one.device !== undefined);
   if (environment === undefined) return 'unknown';
-  const { device, simd, threads } = environment;
-  return [device, simd, threads === undefined ? undefined : `${threads} threads`].filter(Boolean).join(', ');
+  const { device, gpu, simd, threads } = environment;
+  return [device, gpu, simd, threads === undefined ? undefined : `${threads} threads`]
+    .filter(Boolean)
+    .join(', ');
 }
 
 /** The manifest as a list of name and value. */

@@ -41,10 +41,15 @@ export interface Counters {
   denseKvBytes: number;
 }
 
-export interface NativeModelInfo {
+/** What computes: `cpu` with its threads and SIMD level, or `cuda:N` with the GPU's name and matrix library. */
+export interface DeviceInfo {
   device: string;
-  threads: number;
-  simd: string;
+  threads?: number;
+  simd?: string;
+  gpu?: string;
+}
+
+export interface NativeModelInfo extends DeviceInfo {
   weightBytes: number;
   /** All layers: K and V of one token, minima and maxima of one page. */
   kvBytesPerToken: number;
@@ -128,10 +133,35 @@ export interface NativeCpuInfo {
   cores: number;
 }
 
+export interface NativeGpu {
+  index: number;
+  name: string;
+  memoryBytes: number;
+  freeBytes: number;
+  computeCapability: string;
+  multiprocessors: number;
+  /** Why it cannot be used. */
+  problem?: string;
+}
+
+export interface NativeGpuReport {
+  /** This build has the CUDA backend. */
+  compiled: boolean;
+  /** The newest CUDA version of the driver. */
+  driver?: string;
+  /** What multiplies matrices of many rows. */
+  matrixLibrary?: string;
+  /** Why there are no GPUs. */
+  problem?: string;
+  gpus: NativeGpu[];
+}
+
 export interface NativeAddon {
   version: string;
-  cudaCompiled: boolean;
   cpuInfo(): NativeCpuInfo;
+  gpus(): NativeGpuReport;
+  /** What `auto`, `cpu`, `cuda` or `cuda:N` means for a model; `note` says why `auto` does not take a GPU that is there. */
+  chooseDevice(spec: ModelSpec, device: string): { device: string; note?: string };
   createJob(): NativeJob;
   loadModel(
     job: NativeJob,
@@ -142,11 +172,11 @@ export interface NativeAddon {
 
 let loaded: NativeAddon | undefined;
 
-/** Loads the binary on first use, so that `--help` stays fast. */
+/** Loads the binary on first use, so that `--help` stays fast. QUEST_ADDON names another build of it. */
 export function addon(): NativeAddon {
   if (loaded) return loaded;
   const require = createRequire(import.meta.url);
-  const path = join(packageRoot(), 'native', 'build', 'Release', 'quest.node');
+  const path = process.env.QUEST_ADDON || join(packageRoot(), 'native', 'build', 'Release', 'quest.node');
   try {
     loaded = require(path) as NativeAddon;
   } catch (cause) {

@@ -3,6 +3,7 @@ import type { ModelSpec } from '../model/spec.js';
 import {
   addon,
   type Counters,
+  type DeviceInfo,
   type FeedResult,
   type GenerateOptions,
   type MethodOptions,
@@ -12,7 +13,14 @@ import {
   type ProgressCallback,
 } from './addon.js';
 
-export type { Counters, FeedResult, GenerateOptions, MethodOptions, NativeModelInfo } from './addon.js';
+export type {
+  Counters,
+  DeviceInfo,
+  FeedResult,
+  GenerateOptions,
+  MethodOptions,
+  NativeModelInfo,
+} from './addon.js';
 
 export interface JobOptions {
   signal?: AbortSignal;
@@ -20,6 +28,14 @@ export interface JobOptions {
 }
 
 const ignore = () => {};
+
+/** What `--device` means for a model; `note` says why `auto` does not take a GPU that is there. */
+export const chooseDevice = (spec: ModelSpec, device: string): { device: string; note?: string } =>
+  addon().chooseDevice(spec, device);
+
+/** `cuda:0, NVIDIA H100 80GB HBM3, cuBLAS` or `cpu, avx2, 8 threads`. */
+export const describeDevice = ({ device, gpu, simd, threads }: DeviceInfo): string =>
+  gpu === undefined ? `${device}, ${simd}, ${threads} threads` : `${device}, ${gpu}`;
 
 /** Runs one native job; an aborted signal cancels it and the promise rejects with the signal's reason. */
 async function runJob<T>(
@@ -90,7 +106,7 @@ export class Model implements Disposable {
     readonly spec: ModelSpec,
   ) {}
 
-  /** Maps the weights; `device` is `auto` or `cpu`, `threads` 0 means all cores. */
+  /** Loads the weights; `device` is `auto`, `cpu`, `cuda` or `cuda:N`, `threads` 0 means all cores. */
   static async load(
     spec: ModelSpec,
     options: { device: string; threads: number; signal?: AbortSignal },

@@ -166,3 +166,17 @@ describe('quest doctor', { timeout: 60_000 }, () => {
     expect(checks.find((c) => c.check === 'self-check')).toMatchObject({ status: 'ok' });
   });
 });
+
+describe.runIf(hasAddon)('--device', () => {
+  test('cuda:N is refused with the reason where there is no such GPU', async () => {
+    const { code, stderr } = await quest(['generate', '--device', 'cuda:999', '--prompt', 'a']);
+    expect(code).toBe(3);
+    expect(stderr).toMatch(/^error: cuda:999 cannot be used: .+\nhint: use --device cpu/);
+  });
+
+  test('another name is refused with the names that there are', async () => {
+    const { code, stderr } = await quest(['generate', '--device', 'gpu', '--prompt', 'a']);
+    expect(code).toBe(2);
+    expect(stderr).toContain('--device wants auto, cpu, cuda or cuda:N, got "gpu"');
+  });
+});

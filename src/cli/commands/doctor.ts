@@ -4,10 +4,11 @@ import { arch, cpus, platform, release, totalmem } from 'node:os';
 import { join } from 'node:path';
 import { QuestError } from '../../errors.js';
 import { hubCacheDir } from '../../model/hub.js';
-import { openCheckpoint } from '../../model/index.js';
+import { type Checkpoint, openCheckpoint } from '../../model/index.js';
 import { BUILT_IN, packageRoot } from '../../model/package_root.js';
 import type { Format } from '../../report/table.js';
-import { addon } from '../../runtime/addon.js';
+import { addon, type NativeGpuReport } from '../../runtime/addon.js';
+import { chooseDevice } from '../../runtime/index.js';
 import type { CommandContext } from '../commands.js';
 import { availableMemory, formatBytes } from '../memory.js';
 import { questVersion } from '../version.js';
@@ -27,6 +28,25 @@ function machineLines(): Line[] {
   ];
 }
 
+function gpuLines({ compiled, driver, matrixLibrary, problem, gpus }: NativeGpuReport): Line[] {
+  if (!compiled)
+    return [['cuda', '-', 'not compiled in: everything runs on the CPU (npm run build:cuda, where nvcc is)']];
+  if (problem !== undefined)
+    return [['cuda', '-', `compiled in, but ${problem}: everything runs on the CPU`]];
+  const products = matrixLibrary === undefined ? '' : `; products of many rows by ${matrixLibrary}`;
+  return [
+    ['cuda', 'ok', `driver for CUDA ${driver}${products}`],
+    ...gpus.map((gpu): Line => {
+      const facts = `${gpu.name}, compute capability ${gpu.computeCapability}, ${gpu.multiprocessors} multiprocessors, ${formatBytes(gpu.memoryBytes)}, of which ${formatBytes(gpu.freeBytes)} are free`;
+      return [
+        `cuda:${gpu.index}`,
+        gpu.problem === undefined ? 'ok' : '-',
+        gpu.problem === undefined ? facts : `${facts}; cannot be used: ${gpu.problem}`,
+      ];
+    }),
+  ];
+}
+
 function addonLines(): Line[] {
   try {
     const native = addon();
@@ -34,7 +54,7 @@ function addonLines(): Line[] {
     return [
       ['native runtime', 'ok', native.version],
       ['simd', 'ok', `${active} in use, of ${levels.join(', ')}; ${cores} cores`],
-      ['cuda', '-', native.cudaCompiled ? 'compiled in' : 'not compiled in; everything runs on the CPU'],
+      ...gpuLines(native.gpus()),
     ];
   } catch (error) {
     if (!(error instanceof QuestError)) throw error;
@@ -65,6 +85,23 @@ function modelLines(): Line[] {
   return lines;
 }
 
+/** The model's self-check on the device asked for; with `auto`, on the CPU and on the GPU where one can be used. */
+async function selfCheckLines(checkpoint: Checkpoint, device: string, threads: number): Promise<Line[]> {
+  const { selfCheck } = await import('../selfcheck.js');
+  const chosen = chooseDevice(checkpoint.spec, device);
+  const devices = device === 'auto' ? [...new Set(['cpu', chosen.device])] : [chosen.device];
+  const lines: Line[] = [];
+  for (const name of devices) {
+    const { status, detail } = await selfCheck(checkpoint, name, threads);
+    lines.push([
+      devices.length > 1 ? `self-check ${name}` : 'self-check',
+      status === 'absent' ? '-' : status,
+      detail,
+    ]);
+  }
+  return lines;
+}
+
 /** Runs `quest doctor`: 0 when all is well, 1 when the self-check fails, 3 when something is missing. */
 export async function run(context: CommandContext): Promise<number> {
   const { settings, out } = context;
@@ -88,9 +125,7 @@ export async function run(context: CommandContext): Promise<number> {
       `${checkpoint.name}: ${spec.nLayers} layers, ${spec.nHeads}/${spec.nKvHeads} heads of ${spec.headDim}, context ${spec.maxContext}, ${formatBytes(checkpoint.weightBytes)}`,
     ]);
     if (hasAddon) {
-      const { selfCheck } = await import('../selfcheck.js');
-      const { status, detail } = await selfCheck(checkpoint, device, threads);
-      lines.push(['self-check', status === 'absent' ? '-' : status, detail]);
+      lines.push(...(await selfCheckLines(checkpoint, device, threads)));
     }
   } catch (error) {
     if (!(error instanceof QuestError)) throw error;
