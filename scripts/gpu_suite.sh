@@ -1,41 +1,84 @@
 #!/bin/bash
-# Builds and checks the CUDA backend on a GPU machine, from a bundle made by scripts/pack_gpu.js or from a checkout:
-#   bash gpu_suite.sh [log folder]
-# Tests, the same under compute-sanitizer (memcheck; racecheck without the slowest), then the benchmark with whole models.
+# Builds and checks quest on a GPU machine, from a bundle made by scripts/pack_gpu.js or from a checkout:
+#   bash gpu_suite.sh [--logs FOLDER] [tests] [sanitizer] [cli] [bench]     all parts when none is named
+# tests: the native CUDA tests; sanitizer: the same under memcheck, and under racecheck without the slowest; cli: the commands
+# through Node, CPU against GPU, and greedy output twenty times; bench: kernels and whole models.
 set -u
 here=$(cd "$(dirname "$0")" && pwd)
-root=$here
-[ -d "$root/native" ] || root=$here/..
-logs=${1:-$root/gpu-logs}
-mkdir -p "$logs"
 export PATH=$PATH:/usr/local/cuda/bin
-[ -d "$root/golden" ] && export QUEST_GOLDEN=$root/golden
+logs=$PWD/gpu-logs
+if [ "${1:-}" = --logs ]; then
+  logs=$2
+  shift 2
+fi
+parts=${*:-tests sanitizer cli bench}
+mkdir -p "$logs"
 failed=0
 
-if [ -d "$root/googletest" ]; then
-  cmake -S "$root/googletest" -B "$root/build-gtest" -DCMAKE_INSTALL_PREFIX="$root/gtest" -DCMAKE_BUILD_TYPE=Release >"$logs/gtest.log" 2>&1 &&
-    cmake --build "$root/build-gtest" --target install -j 8 >>"$logs/gtest.log" 2>&1 || { echo "GoogleTest did not build: $logs/gtest.log"; exit 1; }
-fi
-cmake -S "$root/native" -B "$root/build-gpu" -DCMAKE_PREFIX_PATH="$root/gtest" -DCMAKE_BUILD_TYPE=Release -DQUEST_TESTS=ON -DQUEST_BENCH=ON \
-  -DQUEST_CUDA_ARCHITECTURES="${QUEST_CUDA_ARCHITECTURES:-native}" >"$logs/build.log" 2>&1 &&
-  cmake --build "$root/build-gpu" -j 8 --target quest_cuda_tests quest_cuda_bench >>"$logs/build.log" 2>&1 || { echo "the build failed: $logs/build.log"; exit 1; }
+unxz_to() { # FILE.xz OUTPUT
+  if command -v xz >/dev/null; then xz -dc "$1" >"$2"; else python3 -c 'import lzma, shutil, sys; shutil.copyfileobj(lzma.open(sys.argv[1]), open(sys.argv[2], "wb"))' "$1" "$2"; fi
+}
 
+if [ -e "$here/quest.tar.xz" ]; then
+  root=$here/quest
+  if ! [ -d "$root/native" ]; then
+    unxz_to "$here/quest.tar.xz" "$here/quest.tar" && tar -C "$here" -xf "$here/quest.tar" && rm "$here/quest.tar" || exit 1
+    mkdir -p "$root/node" && unxz_to "$here/node.xz" "$root/node/node" && chmod +x "$root/node/node" || exit 1
+  fi
+  export PATH=$root/node:$PATH
+else
+  root=$here/..
+fi
+[ -d "$root/golden" ] && export QUEST_GOLDEN=$root/golden
+
+# Runs a command into its own log and says how it ended, and how long it took.
 step() {
-  name=$1
+  local name=$1 code begin=$SECONDS
   shift
   "$@" >"$logs/$name.log" 2>&1
   code=$?
-  echo "$name: $([ $code = 0 ] && echo ok || echo "failed with status $code"), $logs/$name.log"
-  [ $code = 0 ] || failed=1
+  echo "$name: $([ $code = 0 ] && echo ok || echo "FAILED with status $code") in $((SECONDS - begin)) s, $logs/$name.log"
+  [ $code = 0 ] || { failed=1; tail -n 25 "$logs/$name.log"; }
+  return $code
 }
+
+build() {
+  local jobs
+  jobs=$(nproc)
+  if [ -d "$root/googletest" ] && ! [ -d "$root/gtest" ]; then
+    cmake -S "$root/googletest" -B "$root/build-gtest" -DCMAKE_INSTALL_PREFIX="$root/gtest" -DCMAKE_BUILD_TYPE=Release -DBUILD_GMOCK=OFF &&
+      cmake --build "$root/build-gtest" --target install -j "$jobs" || return 1
+  fi
+  cmake -S "$root/native" -B "$root/build-gpu" -DCMAKE_PREFIX_PATH="$root/gtest" -DCMAKE_BUILD_TYPE=Release -DQUEST_CUDA=ON -DQUEST_TESTS=ON \
+    -DQUEST_BENCH=ON -DCMAKE_JS_INC="$root/node_modules/node-api-headers/include" \
+    ${QUEST_CUDA_ARCHITECTURES:+-DQUEST_CUDA_ARCHITECTURES="$QUEST_CUDA_ARCHITECTURES"} &&
+    cmake --build "$root/build-gpu" -j "$jobs" --target quest_cuda_tests quest_cuda_bench quest
+}
+
+step build build || exit 1
 tests=$root/build-gpu/quest_cuda_tests
-step tests "$tests"
-if command -v compute-sanitizer >/dev/null; then
-  step memcheck compute-sanitizer --tool memcheck --error-exitcode 9 "$tests"
-  step racecheck compute-sanitizer --tool racecheck --error-exitcode 9 "$tests" --gtest_filter='-Golden*:Executor*:TopK*:Gemv.Wide*:Gemm*'
-else
-  echo "compute-sanitizer is not on this machine: memory and race checks are skipped"
-fi
-step bench "$root/build-gpu/quest_cuda_bench" attention gemv gemm prefill e2e
-cat "$logs/bench.log"
+export QUEST_ADDON=$root/build-gpu/quest.node
+for part in $parts; do
+  case $part in
+  tests) step tests "$tests" ;;
+  sanitizer)
+    if command -v compute-sanitizer >/dev/null; then
+      step memcheck compute-sanitizer --tool memcheck --error-exitcode 9 "$tests"
+      step racecheck compute-sanitizer --tool racecheck --error-exitcode 9 "$tests" --gtest_filter='-Golden*:Executor*:TopK*:Gemv.Wide*:Gemm*'
+    else
+      echo "compute-sanitizer is not on this machine: memory and race checks are skipped"
+    fi
+    ;;
+  cli)
+    if command -v node >/dev/null; then
+      step cli node "$root/scripts/gpu_check.js"
+      cat "$logs/cli.log"
+    else
+      echo "node is not on this machine: the commands are not run"
+    fi
+    ;;
+  bench) step bench "$root/build-gpu/quest_cuda_bench" attention gemv gemm prefill e2e && cat "$logs/bench.log" ;;
+  *) echo "gpu_suite: there is no part $part" && exit 2 ;;
+  esac
+done
 exit $failed
