@@ -233,7 +233,7 @@ void prefill_shapes() {
     for (int base : {0, context - rows}) {
       const double keys = rows * (base + (rows + 1) / 2.0);
       print("prefill attention", std::to_string(heads) + "/" + std::to_string(kv_heads) + ", 2048 rows after " + std::to_string(base),
-            time_graph(1, [&] { prefill_attention({q.get(), heads * d, kv.get(), device_table.get(), out.get(), rows, base, heads, kv_heads, d, page, Half::fp16}, here()); }, 7),
+            time_graph(1, [&] { prefill_attention({q.get(), heads * d, kv.get(), device_table.get(), out.get(), rows, base, heads, kv_heads, d, page, pages, Half::fp16}, here()); }, 7),
             0, 4.0 * d * heads * keys);
     }
   }

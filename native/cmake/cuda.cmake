@@ -75,6 +75,10 @@ if(QUEST_HAVE_CUDA)
   # The kernels are C++17: CMake 3.25 knows no C++20 flag for CUDA 13.
   set_target_properties(quest_runtime PROPERTIES CUDA_ARCHITECTURES "${QUEST_CUDA_ARCHITECTURES}" CUDA_STANDARD 17 CUDA_STANDARD_REQUIRED ON)
   target_compile_options(quest_runtime PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:--compress-mode=size>)
+  # Hopper's warpgroup products are only in code for sm_90a; a GPU must not choose a kernel that this build left empty.
+  if("${QUEST_CUDA_ARCHITECTURES}" MATCHES "90a")
+    target_compile_definitions(quest_runtime PRIVATE QUEST_WGMMA)
+  endif()
   target_link_libraries(quest_runtime PUBLIC CUDA::cudart_static ${CMAKE_DL_LIBS})
 
   if(QUEST_TESTS)

@@ -231,7 +231,7 @@ void Forward::enqueue_attention(Pass& pass, const LayerPlan& plan, int64_t layer
     const int64_t first = last ? piece.rows - 1 : 0, row = s.row0 + first;
     prefill_attention({qkv_.get() + row * stride, stride, pass.pool->kv(layer), s.branch->table.get(), attn_.get() + row * spec_.n_heads * d,
                        static_cast<int>(piece.rows - first), static_cast<int>(s.base + first), static_cast<int>(spec_.n_heads),
-                       static_cast<int>(spec_.n_kv_heads), static_cast<int>(d), pass.page_size, weights_.type},
+                       static_cast<int>(spec_.n_kv_heads), static_cast<int>(d), pass.page_size, pass.pool->capacity(), weights_.type},
                       launch_here());
   }
   for (const RowGroup& g : plan.groups) enqueue_rows(pass, g, layer);

@@ -111,9 +111,16 @@ struct PrefillParams {
   void* out;             // [rows, n_heads * head_dim] half
   int rows, base;
   int n_heads, n_kv_heads, head_dim, page_size;
+  int64_t pages;  // capacity
   Half type;
 };
+// By the faster of the two that covers the shape:
+//   wgmma     compute capability 9.0, head_dim 64 or 128, page_size 8..128, q_stride a multiple of 8
+//   mma.sync  everything
 void prefill_attention(const PrefillParams&, const Launch&);
+void prefill_attention_mma(const PrefillParams&, const Launch&);
+bool prefill_wgmma_covers(const PrefillParams&);
+void prefill_attention_wgmma(const PrefillParams&, const Launch&);
 
 // Decode steps --------------------------------------------------------------------------------------------------------
 

@@ -184,6 +184,10 @@ __global__ void QUEST_LAUNCH_BOUNDS(kThreads) prefill_kernel(PrefillParams p) {
 }  // namespace
 
 void prefill_attention(const PrefillParams& p, const Launch& how) {
+  prefill_wgmma_covers(p) ? prefill_attention_wgmma(p, how) : prefill_attention_mma(p, how);
+}
+
+void prefill_attention_mma(const PrefillParams& p, const Launch& how) {
   if (p.rows == 0) return;
   const dim3 grid(static_cast<unsigned>((p.rows + kQueries - 1) / kQueries), static_cast<unsigned>(p.n_heads));
   with_half(p.type, [&](auto t) {
