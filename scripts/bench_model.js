@@ -58,7 +58,13 @@ function randomModel(dir, name, shape) {
         normEps: 1e-5,
         maxContext,
       },
-      ...{ rope: { invFreq, attentionFactor: 1 }, tiedEmbeddings: false, files: [path], tensors },
+      ...{
+        rope: { invFreq, attentionFactor: 1 },
+        tiedEmbeddings: false,
+        qkvBias: false,
+        files: [path],
+        tensors,
+      },
     },
   };
 }

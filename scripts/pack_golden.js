@@ -62,6 +62,7 @@ for (const name of cases) {
     lines.push(`${key} ${spec[key]}`);
   lines.push(
     `tied ${spec.tiedEmbeddings ? 1 : 0}`,
+    `bias ${spec.qkvBias ? 1 : 0}`,
     `attentionFactor ${spec.rope.attentionFactor}`,
     `invFreq ${[...spec.rope.invFreq].join(' ')}`,
   );

@@ -97,6 +97,7 @@ ModelSpec model_spec(const Napi::Value& value) {
   s.norm_eps = static_cast<float>(number_field(o, "normEps"));
   s.max_context = integer_field(o, "maxContext");
   s.tied_embeddings = bool_field(o, "tiedEmbeddings");
+  s.qkv_bias = bool_field(o, "qkvBias");
   const Napi::Object rope = object(o.Get("rope"), "rope");
   const Napi::Value freq = rope.Get("invFreq");
   if (!freq.IsTypedArray() || freq.As<Napi::TypedArray>().TypedArrayType() != napi_float32_array) {

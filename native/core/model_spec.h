@@ -31,6 +31,7 @@ struct ModelSpec {
   std::vector<float> inv_freq;   // [head_dim / 2], after scaling
   float rope_attention_factor = 1.0f;
   bool tied_embeddings = false;
+  bool qkv_bias = false;  // the projections to queries, keys and values add a bias
   std::vector<std::string> files;
   std::map<std::string, TensorRef> tensors;  // canonical names, see src/model/spec.ts
 

@@ -65,6 +65,11 @@ Weights Weights::map(const ModelSpec& spec) {
     l.gate = get(p + "gate", spec.ffn, spec.hidden);
     l.up = get(p + "up", spec.ffn, spec.hidden);
     l.down = get(p + "down", spec.hidden, spec.ffn);
+    if (spec.qkv_bias) {
+      l.q_bias = get(p + "q_bias", 0, q_dim);
+      l.k_bias = get(p + "k_bias", 0, kv_dim);
+      l.v_bias = get(p + "v_bias", 0, kv_dim);
+    }
     w.layers.push_back(l);
   }
   return w;
@@ -73,7 +78,10 @@ Weights Weights::map(const ModelSpec& spec) {
 int64_t Weights::bytes() const {
   size_t n = embed.bytes() + norm.bytes() + (lm_head.data == embed.data ? 0 : lm_head.bytes());
   for (const LayerWeights& l : layers) {
-    for (const Tensor* t : {&l.attn_norm, &l.q, &l.k, &l.v, &l.o, &l.ffn_norm, &l.gate, &l.up, &l.down}) n += t->bytes();
+    for (const Tensor* t : {&l.attn_norm, &l.q, &l.k, &l.v, &l.o, &l.ffn_norm, &l.gate, &l.up, &l.down, &l.q_bias, &l.k_bias,
+                            &l.v_bias}) {
+      n += t->bytes();
+    }
   }
   return static_cast<int64_t>(n);
 }

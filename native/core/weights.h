@@ -26,6 +26,8 @@ struct LayerWeights {
   Tensor ffn_norm;   // [hidden]
   Tensor gate, up;   // [ffn, hidden]
   Tensor down;       // [hidden, ffn]
+  Tensor q_bias;     // [n_heads * head_dim]; without data where the model has none, as the next two
+  Tensor k_bias, v_bias;  // [n_kv_heads * head_dim]
 };
 
 struct Weights {

@@ -23,7 +23,17 @@ Forward::Forward(const ModelSpec& spec, const Weights& weights, const Kernels& k
       weights_(weights),
       kernels_(kernels),
       pool_(pool),
-      shape_{spec.n_layers, spec.n_heads, spec.n_kv_heads, spec.head_dim} {}
+      shape_{spec.n_layers, spec.n_heads, spec.n_kv_heads, spec.head_dim} {
+  for (const LayerWeights& l : weights.layers) {
+    if (!spec.qkv_bias) break;
+    std::vector<float>& bias = bias_.emplace_back(static_cast<size_t>(l.q_bias.cols + l.k_bias.cols + l.v_bias.cols));
+    float* to = bias.data();
+    for (const Tensor* t : {&l.q_bias, &l.k_bias, &l.v_bias}) {
+      kernels.widen(t->data, t->dtype, t->cols, to);
+      to += t->cols;
+    }
+  }
+}
 
 void Forward::norm_rows(const float* x, const Tensor& w, int64_t rows, float* out) {
   const auto one = [&](int64_t r) {
@@ -43,6 +53,23 @@ void Forward::embed(std::span<Work> works) {
       kernels_.widen(from, weights_.embed.dtype, spec_.hidden, x_.data() + row++ * spec_.hidden);
     }
   }
+}
+
+// Adds the layer's bias, where the model has one, to the projections of the pass's rows.
+void Forward::add_bias(int64_t layer) {
+  if (bias_.empty()) return;
+  const int64_t q_dim = spec_.n_heads * spec_.head_dim, kv_dim = spec_.n_kv_heads * spec_.head_dim;
+  const float* bias = bias_[static_cast<size_t>(layer)].data();
+  const auto add = [](float* row, const float* b, int64_t n) {
+    for (int64_t i = 0; i < n; ++i) row[i] += b[i];
+  };
+  pool_.parallel_for((rows_ + kRowsPerTask - 1) / kRowsPerTask, [&](int64_t task, int) {
+    for (int64_t r = task * kRowsPerTask; r < std::min(rows_, (task + 1) * kRowsPerTask); ++r) {
+      add(q_.data() + r * q_dim, bias, q_dim);
+      add(k_.data() + r * kv_dim, bias + q_dim, kv_dim);
+      add(v_.data() + r * kv_dim, bias + q_dim + kv_dim, kv_dim);
+    }
+  });
 }
 
 // Rotates q and k; keeps a copy of q rotated to the last cache position for branches that read sinks.
@@ -178,6 +205,7 @@ void Forward::run(std::span<Work> works, const JobControl& job) {
     norm_rows(x_.data(), w.attn_norm, rows_, xn_.data());
     linear(pool_, kernels_, xn_.data(), spec_.hidden, rows_,
            {{weight(w.q), q_.data(), q_dim}, {weight(w.k), k_.data(), kv_dim}, {weight(w.v), v_.data(), kv_dim}}, false);
+    add_bias(l);
     rope(segments);
     append_kv(l, segments);
     if (l + 1 == spec_.n_layers && segments.size() == 1 && segments[0].prefill && !segments[0].column_sums) {

@@ -43,6 +43,7 @@ class Forward {
   struct Rows;
   void embed(std::span<Work> works);
   void append_kv(int64_t layer, const std::vector<Segment>& segments);
+  void add_bias(int64_t layer);
   void rope(const std::vector<Segment>& segments);
   void logits(std::span<Work> works, const std::vector<Segment>& segments);
   void norm_rows(const float* x, const Tensor& weight, int64_t rows, float* out);
@@ -53,6 +54,8 @@ class Forward {
   const Kernels& kernels_;
   ThreadPool& pool_;
   AttentionShape shape_;
+
+  std::vector<std::vector<float>> bias_;  // per layer: of queries, keys, values; empty where the model has none
 
   int64_t rows_ = 0;
   // [rows, ...] each: residual stream, its norm, projections, attention output, feed-forward, rope tables.

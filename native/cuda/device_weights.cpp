@@ -112,7 +112,9 @@ DeviceWeights::DeviceWeights(const ModelSpec& spec, Half half, cudaStream_t stre
   for (int64_t i = 0; i < spec.n_layers; ++i) {
     w.layers.push_back({matrix(1, spec.hidden), matrix(q_dim, spec.hidden), matrix(kv_dim, spec.hidden), matrix(kv_dim, spec.hidden),
                         matrix(spec.hidden, q_dim), matrix(1, spec.hidden), matrix(spec.ffn, spec.hidden), matrix(spec.ffn, spec.hidden),
-                        matrix(spec.hidden, spec.ffn)});
+                        matrix(spec.hidden, spec.ffn),
+                        spec.qkv_bias ? matrix(1, q_dim) : Tensor{}, spec.qkv_bias ? matrix(1, kv_dim) : Tensor{},
+                        spec.qkv_bias ? matrix(1, kv_dim) : Tensor{}});
   }
   place(spec, w, stream);
 }
@@ -150,6 +152,8 @@ void DeviceWeights::place(const ModelSpec& spec, const Weights& weights, cudaStr
     const LayerWeights& l = weights.layers[i];
     put({&l.attn_norm}, DType::fp32, [=, this](unsigned char* p) { layers[i].attn_norm = as_floats(p); });
     put({&l.q, &l.k, &l.v}, matrix, [=, this](unsigned char* p) { layers[i].qkv = p; });
+    layers[i].qkv_bias = nullptr;
+    if (spec.qkv_bias) put({&l.q_bias, &l.k_bias, &l.v_bias}, DType::fp32, [=, this](unsigned char* p) { layers[i].qkv_bias = as_floats(p); });
     put({&l.o}, matrix, [=, this](unsigned char* p) { layers[i].o = p; });
     put({&l.ffn_norm}, DType::fp32, [=, this](unsigned char* p) { layers[i].ffn_norm = as_floats(p); });
     put({&l.gate, &l.up}, matrix, [=, this](unsigned char* p) { layers[i].gate_up = p; });

@@ -12,6 +12,7 @@ namespace quest::cuda {
 struct DeviceLayer {
   const float* attn_norm;  // [hidden]
   const void* qkv;         // [(n_heads + 2 n_kv_heads) * head_dim, hidden]
+  const float* qkv_bias;   // [(n_heads + 2 n_kv_heads) * head_dim], or null
   const void* o;           // [hidden, n_heads * head_dim]
   const float* ffn_norm;   // [hidden]
   const void* gate_up;     // [2 ffn, hidden]

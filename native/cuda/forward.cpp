@@ -253,7 +253,7 @@ void Forward::enqueue_layers(Pass& pass, const JobControl* job) {
       const DeviceLayer& w = weights_.layers[static_cast<size_t>(l)];
       project(pass.n_rows, w.attn_norm, x_.get(), w.qkv, qkv_.get(), qkv_dim, hidden, Epilogue::half);
       rope_append({reinterpret_cast<const AppendTask*>(plan_device_.get() + pass.tasks_at), static_cast<int>(pass.tasks.size()), qkv_.get(),
-                   q_sinks_.get(), pass.pool->kv(l), pass.pool->metadata(l), weights_.inv_freq, spec_.rope_attention_factor,
+                   q_sinks_.get(), pass.pool->kv(l), pass.pool->metadata(l), weights_.inv_freq, spec_.rope_attention_factor, w.qkv_bias,
                    static_cast<int>(spec_.n_heads), static_cast<int>(spec_.n_kv_heads), static_cast<int>(d), pass.page_size,
                    pass.pool->capacity(), weights_.type},
                   launch_here());

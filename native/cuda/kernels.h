@@ -97,6 +97,7 @@ struct AppendParams {
   void* metadata;
   const float* inv_freq;  // [head_dim / 2]
   float attention_factor;
+  const float* bias;  // [(n_heads + 2 n_kv_heads) * head_dim] added to qkv before the rotation, or null
   int n_heads, n_kv_heads, head_dim, page_size;
   int64_t pages;  // capacity: the stride of the metadata
   Half type;

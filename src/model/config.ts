@@ -2,7 +2,7 @@
 import { QuestError } from '../errors.js';
 import { ARCHITECTURES, type Architecture, supportedArchitectures } from './architectures.js';
 import { Fields, type JsonObject, show, tokenIds } from './fields.js';
-import { type RopeParams, readRope, ropeSpec } from './rope.js';
+import { extendedContext, type RopeParams, readRope, ropeSpec } from './rope.js';
 import type { ModelSpec } from './spec.js';
 
 /** Everything of a {@link ModelSpec} that is not about files, plus what tokenizers may need. */
@@ -21,16 +21,17 @@ export const HEAD_DIMS = [8, 32, 64, 96, 128] as const;
 export function parseConfig(json: JsonObject, where = 'config.json'): ModelConfig {
   const config = new Fields(where, json);
   const architecture = findArchitecture(config);
-  checkRules(config, architecture);
   const { defaults } = architecture;
+  const positions = config.integer('max_position_embeddings', 1, 1 << 28, defaults.maxContext);
+  checkRules(config, architecture, positions);
   const hidden = config.integer('hidden_size', 1, 1 << 20);
   const nHeads = config.integer('num_attention_heads', 1, 4096);
-  const nKvHeads = config.integer('num_key_value_heads', 1, 4096, nHeads);
+  const ownKvHeads = Object.hasOwn(json, 'num_key_value_heads') ? undefined : defaults.kvHeads;
+  const nKvHeads = config.integer('num_key_value_heads', 1, 4096, ownKvHeads ?? nHeads);
   if (nHeads % nKvHeads !== 0)
     throw config.error('num_key_value_heads', `a divisor of num_attention_heads, which is ${nHeads}`);
   const headDim = readHeadDim(config, hidden, nHeads);
-  const maxContext = config.integer('max_position_embeddings', 1, 1 << 28, defaults.maxContext);
-  const ropeParams = readRope(config, maxContext, defaults.ropeTheta);
+  const ropeParams = readRope(config, positions, defaults.ropeTheta);
   return {
     architecture,
     shape: {
@@ -42,9 +43,10 @@ export function parseConfig(json: JsonObject, where = 'config.json'): ModelConfi
       ffn: config.integer('intermediate_size', 1, 1 << 22),
       vocab: config.integer('vocab_size', 1, 1 << 24),
       normEps: config.number('rms_norm_eps', 1e-12, 1, defaults.normEps),
-      maxContext,
+      maxContext: extendedContext(ropeParams, positions),
       rope: ropeSpec(ropeParams, headDim),
       tiedEmbeddings: config.boolean('tie_word_embeddings', defaults.tiedEmbeddings),
+      qkvBias: architecture.qkvBias,
     },
     ropeParams,
     bosId: tokenIds(config, 'bos_token_id')[0],
@@ -67,11 +69,16 @@ function findArchitecture(config: Fields): Architecture {
   });
 }
 
-function checkRules(config: Fields, architecture: Architecture): void {
-  for (const rule of architecture.rules) {
-    if (config.missing(rule.key) || rule.accepts.includes(config.values[rule.key])) continue;
-    const wanted = [...rule.accepts.map(show), 'null'].join(' or ');
-    throw config.error(rule.key, wanted, `${rule.because}; use a checkpoint without it`);
+function checkRules(config: Fields, architecture: Architecture, maxContext: number): void {
+  for (const { key, accepts, orContext, absent, because } of architecture.rules) {
+    const given = Object.hasOwn(config.values, key);
+    const value = given ? config.values[key] : absent;
+    const covers = orContext === true && Number.isInteger(value) && (value as number) >= maxContext;
+    if (value === undefined || value === null || accepts.includes(value) || covers) continue;
+    const larger = orContext ? [`a number of at least max_position_embeddings, which is ${maxContext}`] : [];
+    const wanted = [...accepts.map(show), ...larger, 'null'].join(' or ');
+    const assumed = given ? '' : `without the key ${architecture.name} means ${show(value)}; `;
+    throw config.error(key, wanted, `${assumed}${because}; use a checkpoint without it`);
   }
   const layers = config.values.layer_types;
   if (Array.isArray(layers) && layers.some((kind) => kind !== 'full_attention'))

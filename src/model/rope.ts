@@ -126,6 +126,15 @@ function readYarn(rope: Fields, params: RopeParams, maxContext: number): void {
   if (params.theta === 1) throw rope.error('rope_theta', 'more than 1 for yarn');
 }
 
+/**
+ * Tokens that a model with `positions` (max_position_embeddings) supports. Beside linear scaling transformers documents that
+ * number as the one before it; with yarn both habits exist, so that the original context decides. Llama 3.1's is the final one.
+ */
+export function extendedContext({ kind, factor, originalContext }: RopeParams, positions: number): number {
+  if (kind !== 'linear' && kind !== 'yarn') return positions;
+  return Math.min(1 << 28, Math.floor((kind === 'linear' ? positions : originalContext) * factor));
+}
+
 /** Frequencies of a head of `headDim` numbers: invFreq [headDim / 2] in radians per token, and the factor on cos and sin. */
 export function ropeSpec(params: RopeParams, headDim: number): RopeSpec {
   const period = new Float32Array(headDim / 2).map((_, i) => f32(params.theta) ** f32((2 * i) / headDim));

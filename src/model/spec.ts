@@ -23,6 +23,7 @@ export interface RopeSpec {
  * A Llama-shaped decoder. Tensor names are canonical, whatever the checkpoint calls them:
  * `embed` [vocab, hidden], `norm` [hidden], `lm_head` [vocab, hidden] (absent when tied), and per layer i
  * `layers.{i}.attn_norm` [hidden], `.q` [nHeads*headDim, hidden], `.k` and `.v` [nKvHeads*headDim, hidden],
+ * with {@link ModelSpec.qkvBias} `.q_bias` [nHeads*headDim], `.k_bias` and `.v_bias` [nKvHeads*headDim],
  * `.o` [hidden, nHeads*headDim], `.ffn_norm` [hidden], `.gate` and `.up` [ffn, hidden], `.down` [hidden, ffn].
  */
 export interface ModelSpec {
@@ -38,6 +39,8 @@ export interface ModelSpec {
   maxContext: number;
   rope: RopeSpec;
   tiedEmbeddings: boolean;
+  /** The projections to queries, keys and values add a bias. */
+  qkvBias: boolean;
   /** Absolute paths. */
   files: string[];
   tensors: Record<string, TensorRef>;

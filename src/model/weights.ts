@@ -42,6 +42,11 @@ export function neededTensors(shape: ModelConfig['shape']): Map<string, number[]
     needed.set(`${layer}.q`, [q, hidden]);
     needed.set(`${layer}.k`, [kv, hidden]);
     needed.set(`${layer}.v`, [kv, hidden]);
+    if (shape.qkvBias) {
+      needed.set(`${layer}.q_bias`, [q]);
+      needed.set(`${layer}.k_bias`, [kv]);
+      needed.set(`${layer}.v_bias`, [kv]);
+    }
     needed.set(`${layer}.o`, [hidden, q]);
     needed.set(`${layer}.ffn_norm`, [hidden]);
     needed.set(`${layer}.gate`, [ffn, hidden]);

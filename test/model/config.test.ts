@@ -32,11 +32,37 @@ describe('config.json', () => {
     expect(parseConfig({ ...CONFIG, architectures: undefined }).architecture.name).toBe('LlamaForCausalLM');
   });
 
+  const MISTRAL = { architectures: ['MistralForCausalLM'], model_type: 'mistral' };
+  const QWEN2 = { architectures: ['Qwen2ForCausalLM'], model_type: 'qwen2' };
+
+  it('knows Mistral: no sliding window, or one that the context does not exceed', () => {
+    for (const window of [null, 128, 4096])
+      expect(parseConfig({ ...CONFIG, ...MISTRAL, sliding_window: window }).shape.qkvBias).toBe(false);
+    const { num_key_value_heads, max_position_embeddings, ...rest } = CONFIG;
+    const bare = { ...rest, ...MISTRAL, sliding_window: null, num_attention_heads: 16, head_dim: 32 };
+    expect(parseConfig(bare).shape).toMatchObject({ nKvHeads: 8, maxContext: 131072 });
+    expect(parseConfig({ ...bare, num_key_value_heads: null }).shape.nKvHeads).toBe(16);
+  });
+
+  it('knows Qwen2: biases, and a sliding window that is switched off', () => {
+    const { shape } = parseConfig({ ...CONFIG, ...QWEN2, use_sliding_window: false, sliding_window: 64 });
+    expect(shape.qkvBias).toBe(true);
+    expect(parseConfig({ ...CONFIG, ...QWEN2, tie_word_embeddings: true }).shape.tiedEmbeddings).toBe(true);
+  });
+
   it.each([
     [
-      { architectures: ['MistralForCausalLM'] },
-      /architectures is \["MistralForCausalLM"\]; supported: LlamaForCausalLM/,
+      { architectures: ['GemmaForCausalLM'] },
+      /architectures is \["GemmaForCausalLM"\]; supported: LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM/,
     ],
+    [
+      { ...MISTRAL, sliding_window: 64 },
+      /sliding_window is 64; supported: a number of at least max_position_embeddings, which is 128 or null/,
+    ],
+    [{ ...MISTRAL, max_position_embeddings: 32768 }, /sliding_window is nothing; supported/],
+    [{ ...MISTRAL, sliding_window: '4096' }, /sliding_window is "4096"/],
+    [{ ...QWEN2, use_sliding_window: true }, /use_sliding_window is true; supported: false or null/],
+    [{ ...QWEN2, layer_types: ['sliding_attention'] }, /layer_types is a list of 1/],
     [{ architectures: [], model_type: 'gpt2' }, /model_type is "gpt2"/],
     [{ hidden_act: 'gelu' }, /hidden_act is "gelu"; supported: "silu" or null/],
     [{ attention_bias: true }, /attention_bias is true; supported: false or null/],

@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { Fields } from '../../src/model/fields.js';
-import { readRope, ropeSpec } from '../../src/model/rope.js';
+import { extendedContext, readRope, ropeSpec } from '../../src/model/rope.js';
 import { errorOf } from './helpers.js';
 
 const spec = (config: object, headDim: number, maxContext = 4096) =>
@@ -182,5 +182,20 @@ describe('rope', () => {
     expect(
       spec({ rope_parameters: { ...scaling, rope_theta: 10000 }, rope_scaling: scaling }, 64).invFreq[0],
     ).toBe(0.5);
+  });
+
+  it('says how far the model reaches: linear and yarn extend, llama3 states the end', () => {
+    const reach = (scaling: object | undefined, positions: number) => {
+      const config = new Fields('config.json', { rope_scaling: scaling ?? null });
+      return extendedContext(readRope(config, positions, 10000), positions);
+    };
+    expect(reach(undefined, 4096)).toBe(4096);
+    expect(reach({ type: 'linear', factor: 8 }, 4096)).toBe(32768);
+    const yarn = { type: 'yarn', factor: 32, original_max_position_embeddings: 4096, finetuned: true };
+    expect(reach(yarn, 131072)).toBe(131072);
+    expect(reach(yarn, 4096)).toBe(131072);
+    const llama3 = { rope_type: 'llama3', factor: 8, low_freq_factor: 1, high_freq_factor: 4 };
+    expect(reach({ ...llama3, original_max_position_embeddings: 8192 }, 131072)).toBe(131072);
+    expect(reach({ type: 'linear', factor: 1e6 }, 1 << 28)).toBe(1 << 28);
   });
 });

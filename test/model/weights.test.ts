@@ -2,8 +2,9 @@ import { rmSync, symlinkSync } from 'node:fs';
 import path from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { ARCHITECTURES } from '../../src/model/architectures.js';
+import { parseConfig } from '../../src/model/config.js';
 import { openCheckpoint } from '../../src/model/index.js';
-import { tensorBytes } from '../../src/model/weights.js';
+import { neededTensors, storedName, tensorBytes } from '../../src/model/weights.js';
 import {
   CONFIG,
   count,
@@ -242,7 +243,31 @@ describe('weights', () => {
     expect(error.hint).toMatch(hint);
   });
 
-  it('every architecture names every tensor', () => {
-    for (const { tensors } of ARCHITECTURES) expect(Object.keys(tensors)).toHaveLength(12);
+  it('every architecture names every tensor that it needs, and no other', () => {
+    const { shape } = parseConfig(CONFIG);
+    for (const architecture of ARCHITECTURES) {
+      const needed = neededTensors({ ...shape, qkvBias: architecture.qkvBias });
+      const names = [...needed.keys()].map((canonical) => storedName(architecture, canonical));
+      expect(new Set(names).size).toBe(Object.keys(architecture.tensors).length);
+    }
+  });
+
+  it('asks Qwen2 for its biases', async () => {
+    const config = { ...CONFIG, architectures: ['Qwen2ForCausalLM'], model_type: 'qwen2' };
+    const part = (name: string) => `model.layers.0.self_attn.${name}_proj.bias`;
+    const shapes = { ...SHAPES, [part('q')]: [64], [part('k')]: [32], [part('v')]: [32] };
+    const { spec, weightBytes } = await openCheckpoint(
+      model({ 'model.safetensors': safetensors(shapes) }, config),
+    );
+    expect(spec.tensors['layers.0.k_bias']).toMatchObject({ dtype: 'fp16', shape: [32] });
+    expect(weightBytes).toBe(total(shapes, 2));
+    const refusals: [Record<string, number[]>, RegExp][] = [
+      [SHAPES, /holds no tensor "model\.layers\.0\.self_attn\.q_proj\.bias"/],
+      [{ ...shapes, [part('v')]: [64] }, /v_proj\.bias" has shape \[64\]; config\.json asks for \[32\]/],
+    ];
+    for (const [wrong, message] of refusals) {
+      const error = await errorOf(openCheckpoint(model({ 'model.safetensors': safetensors(wrong) }, config)));
+      expect(error.message).toMatch(message);
+    }
   });
 });

@@ -248,10 +248,12 @@ TEST(RopeAppend, AgainstReference) {
   QUEST_NEEDS_GPU();
   struct Case {
     int before, rows, heads, kv_heads, d, page_size, sink_position;
+    bool biased = false;
   };
   for (Half type : {Half::fp16, Half::bf16}) {
     for (const Case& c : {Case{0, 1, 2, 2, 128, 16, -1}, Case{15, 3, 4, 2, 64, 16, 99}, Case{7, 40, 8, 1, 32, 16, -1}, Case{16, 16, 2, 1, 96, 16, 7},
-                          Case{100, 9, 2, 2, 128, 4, -1}, Case{5, 3, 2, 2, 64, 1, 0}, Case{120, 20, 2, 1, 64, 128, -1}}) {
+                          Case{100, 9, 2, 2, 128, 4, -1}, Case{5, 3, 2, 2, 64, 1, 0}, Case{120, 20, 2, 1, 64, 128, -1},
+                          Case{15, 3, 4, 2, 64, 16, 99, true}, Case{7, 40, 7, 1, 32, 16, -1, true}, Case{100, 9, 2, 2, 128, 4, -1, true}}) {
       Random random(static_cast<unsigned>(c.before));
       const int n = c.before + c.rows, half = c.d / 2, width = (c.heads + 2 * c.kv_heads) * c.d;
       Cache cache(random, n, c.kv_heads, c.d, c.page_size, type);  // has the final keys too; they are overwritten
@@ -284,10 +286,15 @@ TEST(RopeAppend, AgainstReference) {
       }
       Array<AppendTask> task_array(tasks);
       const float factor = 1.25f;
+      // Large beside the projections, so that one left out, or of another head, shows.
+      const std::vector<float> biases = c.biased ? random.floats(static_cast<size_t>(width), 4) : std::vector<float>(static_cast<size_t>(width), 0.0f);
+      Array<float> bias(biases);
       rope_append({task_array.get(), static_cast<int>(tasks.size()), qkv.get(), sinks.get(), cache.kv.get(), cache.metadata.get(), inv_freq.get(), factor,
-                   c.heads, c.kv_heads, c.d, c.page_size, cache.capacity, type},
+                   c.biased ? bias.get() : nullptr, c.heads, c.kv_heads, c.d, c.page_size, cache.capacity, type},
                   {});
-      const auto in = widen(input, type), out = widen(qkv.host(), type), sink = widen(sinks.host(), type), kv = widen(cache.kv.host(), type);
+      auto in = widen(input, type);
+      for (size_t i = 0; i < in.size(); ++i) in[i] += static_cast<double>(biases[i % static_cast<size_t>(width)]);
+      const auto out = widen(qkv.host(), type), sink = widen(sinks.host(), type), kv = widen(cache.kv.host(), type);
       const auto rotated = [&](int r, int head, int i, int position) {
         const double angle = static_cast<double>(static_cast<float>(position) * frequencies[static_cast<size_t>(i % half)]);
         const double a = in[static_cast<size_t>(r * width + head * c.d + i % half)], b = in[static_cast<size_t>(r * width + head * c.d + i % half + half)];

@@ -81,6 +81,7 @@ Golden read_golden(const std::string& name) {
       if (integers.count(key)) *integers.at(key) = static_cast<int64_t>(x);
       if (key == "normEps") s.norm_eps = static_cast<float>(x);
       if (key == "attentionFactor") s.rope_attention_factor = static_cast<float>(x);
+      if (key == "bias") s.qkv_bias = x != 0;
       if (key == "tied") s.tied_embeddings = x != 0;
     }
   }
