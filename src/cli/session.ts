@@ -7,13 +7,24 @@ import { chooseDevice, describeDevice, Model } from '../runtime/index.js';
 import type { CommandContext } from './commands.js';
 import { checkMemory, describeMemory, type MemoryEstimate } from './memory.js';
 import type { Settings } from './settings.js';
+import { withTransfer } from './transfer.js';
 
-/** Opens `--model` and puts its preset below the other settings. */
+/** Opens `--model`, pulled from the hub on first use, and puts its preset below the other settings. */
 export async function openRun(
   context: CommandContext,
 ): Promise<{ checkpoint: Checkpoint; settings: Settings }> {
-  const checkpoint = await openCheckpoint(context.settings.string('model'));
+  const ref = context.settings.string('model');
+  await pullOnFirstUse(context, ref);
+  const checkpoint = await openCheckpoint(ref);
   return { checkpoint, settings: context.settings.withPreset(checkpoint.preset) };
+}
+
+/** Pulls a model that the hub cache lacks, after saying how much it is; a dry run only says it. */
+async function pullOnFirstUse(context: CommandContext, ref: string): Promise<void> {
+  if (!ref.includes('/')) return; // keeps built-in names quick
+  const { ensureModel } = await import('../model/hub_pull.js');
+  const dryRun = context.settings.flag('dry-run');
+  await withTransfer(context, ref, (transfer) => ensureModel(ref, { ...transfer, dryRun }));
 }
 
 /** `skip_layers 0`: what the model's preset has changed, if anything. */

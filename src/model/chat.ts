@@ -85,9 +85,11 @@ async function jinjaTemplate(
   };
 }
 
-/** The template of a checkpoint: Vicuna's for LongChat and Vicuna, else the one its files hold; undefined for base models. */
+/** The template of a checkpoint: its preset's, Vicuna's for its kin, else the one its files hold; undefined for base models. */
 export async function findChatTemplate(checkpoint: Checkpoint): Promise<ChatTemplate | undefined> {
-  const { name, dir } = checkpoint;
+  const { name, dir, preset } = checkpoint;
+  if (preset?.chat === 'none') return undefined;
+  if (preset?.chat === VICUNA.name) return VICUNA;
   if (/longchat|vicuna/i.test(`${name} ${path.basename(dir)}`)) return VICUNA;
   const config = (await readJsonObject(path.join(dir, 'tokenizer_config.json'))) ?? {};
   const own = 'chat_template.jinja';

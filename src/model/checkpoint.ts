@@ -19,6 +19,10 @@ export interface ModelPreset {
   matches: string[];
   /** Option defaults, snake_case keys as on the command line and in config files, e.g. `{ skip_layers: 0 }`. */
   defaults: Record<string, unknown>;
+  /** Prompt format, for models whose files do not carry it (or, with `none`, carry one that does not count). */
+  chat?: 'vicuna-v1.1' | 'none';
+  /** Tokens that the model was made for, where config.json does not say it. */
+  max_context?: number;
   /** What a reader should know, one or two sentences. */
   notes?: string;
 }
@@ -56,14 +60,16 @@ export async function openCheckpoint(ref: string): Promise<Checkpoint> {
     loading ??= loadTokenizer(dir, { bosId: config.bosId, eosIds: config.eosIds });
     return loading;
   };
+  const preset = await findPreset([name, repo ?? name, path.basename(dir)]);
+  const maxContext = preset?.max_context ?? config.shape.maxContext;
   return {
     name,
     dir,
-    spec: { ...config.shape, files: weights.files, tensors: weights.tensors },
+    spec: { ...config.shape, maxContext, files: weights.files, tensors: weights.tensors },
     weightBytes: weights.bytes,
     fingerprint: await fingerprint(dir, weights),
     eosIds: await findEosIds(dir, config, tokenizer),
-    preset: await findPreset([name, repo ?? name, path.basename(dir)]),
+    preset,
     tokenizer,
   };
 }

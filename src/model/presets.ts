@@ -16,6 +16,12 @@ export async function loadPresets(
     name: z.string().min(1),
     matches: z.array(z.string().min(1)).min(1),
     defaults: z.record(z.string().regex(/^[a-z][a-z0-9_]*$/), z.unknown()),
+    chat: z.enum(['vicuna-v1.1', 'none']).optional(),
+    max_context: z
+      .int()
+      .min(1)
+      .max(1 << 28)
+      .optional(),
     notes: z.string().optional(),
   });
   return Promise.all(
@@ -39,7 +45,7 @@ export async function loadPresets(
 
 function broken(file: string, what: string): QuestError {
   return new QuestError('E_PRESET', `configs/models/${file}: ${what}`, {
-    hint: 'a preset has name, matches, defaults and, if you like, notes',
+    hint: 'a preset has name, matches, defaults and, if you like, chat, max_context and notes',
   });
 }
 

@@ -1,6 +1,9 @@
 import { appendFileSync, cpSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { afterEach, describe, expect, it, vi } from 'vitest';
+import { configKey, OPTIONS } from '../../src/cli/options.js';
+import { findChatTemplate } from '../../src/model/chat.js';
+import { parseHubId } from '../../src/model/hub.js';
 import { type Checkpoint, openCheckpoint, readSafetensorsHeader } from '../../src/model/index.js';
 import { packageRoot } from '../../src/model/package_root.js';
 import { findPreset, loadPresets } from '../../src/model/presets.js';
@@ -164,8 +167,36 @@ describe('presets', () => {
     expect(await loadPresets(path.join(root, 'no-such-folder'))).toEqual([]);
   });
 
+  it('give their model its context and prompt format', async () => {
+    const dir = folder(root, 'Yarn-Llama-2-7b-128k', {
+      'config.json': CONFIG,
+      'model.safetensors': WEIGHTS,
+      'tokenizer_config.json': { chat_template: 'never' },
+    });
+    const checkpoint = await openCheckpoint(dir);
+    expect(checkpoint.spec.maxContext).toBe(131072);
+    expect(await findChatTemplate(checkpoint)).toBeUndefined();
+    const longchat = folder(root, 'longchat-7b-v1.5-32k', {
+      'config.json': CONFIG,
+      'model.safetensors': WEIGHTS,
+    });
+    expect((await findChatTemplate(await openCheckpoint(longchat)))?.name).toBe('vicuna-v1.1');
+  });
+
+  it('name each hub id once, and hold defaults that the options have', async () => {
+    const presets = await loadPresets();
+    const matches = presets.flatMap((preset) => preset.matches);
+    expect(new Set(matches).size).toBe(matches.length);
+    for (const { name, defaults, matches: own } of presets) {
+      expect(Object.keys(defaults).every((key) => OPTIONS.some((o) => configKey(o.name) === key))).toBe(true);
+      if (name !== 'quest-tiny') expect(own.some((ref) => parseHubId(ref) !== undefined)).toBe(true);
+    }
+  });
+
   it.each([
     ['name: x\nmatches: [x]\n', /x\.yaml: defaults/],
+    ['name: x\nmatches: [x]\ndefaults: {}\nchat: chatml\n', /x\.yaml: chat/],
+    ['name: x\nmatches: [x]\ndefaults: {}\nmax_context: 0\n', /x\.yaml: max_context/],
     ['name: x\nmatches: []\ndefaults: {}\n', /x\.yaml: matches/],
     ['name: x\nmatches: [x]\ndefaults: {"Skip Layers": 0}\n', /x\.yaml: defaults/],
     ['name: x\nmatches: [x]\ndefaults: {}\nmore: 1\n', /x\.yaml: .*more/],
