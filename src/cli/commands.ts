@@ -106,12 +106,23 @@ export const COMMANDS: readonly CommandSpec[] = [
   },
   {
     name: 'generate',
-    summary: 'continue a text with a KV method, and compare with another',
+    summary: 'continue a text, or follow an instruction about it, with a KV method; compare with another',
     examples: [
       'quest generate --prompt "Once upon a time" --max-tokens 64',
+      'quest generate --prompt-file book.txt --instruction "Summarise the book." --budget 1024',
       'quest generate --prompt-file book.txt --budget 256 --compare full',
     ],
     load: () => import('./commands/generate.js'),
+  },
+  {
+    name: 'demo',
+    summary: 'the full cache and Quest side by side, with the speed and the KV read of each',
+    examples: [
+      'quest demo',
+      'quest demo --context 30000 --budget 256',
+      'quest demo --model meta-llama/Llama-3.1-8B-Instruct --prompt-file book.txt --instruction "Summarise the book."',
+    ],
+    load: () => import('./commands/demo.js'),
   },
   {
     name: 'logits',

@@ -19,6 +19,7 @@ export type CommandName =
   | 'repro'
   | 'iso'
   | 'generate'
+  | 'demo'
   | 'logits'
   | 'tokenize'
   | 'data'
@@ -60,7 +61,7 @@ export interface OptionSpec {
   hidden?: boolean;
 }
 
-const RUNS: readonly CommandName[] = ['passkey', 'longbench', 'ppl', 'analyze', 'generate', 'logits'];
+const RUNS: readonly CommandName[] = ['passkey', 'longbench', 'ppl', 'analyze', 'generate', 'demo', 'logits'];
 const WITH_MODEL: readonly CommandName[] = [...RUNS, 'tokenize', 'doctor'];
 const ALL: readonly CommandName[] = [...WITH_MODEL, 'score', 'report', 'repro', 'iso', 'data', 'model'];
 /** Commands that take a run's settings, whether they run it or have it run. */
@@ -69,9 +70,10 @@ const RUNNING: readonly CommandName[] = [...RUNS, 'repro'];
 const TABLES: readonly CommandName[] = ['passkey', 'longbench', 'ppl', 'analyze'];
 const PASSKEY: readonly CommandName[] = ['passkey'];
 const GENERATE: readonly CommandName[] = ['generate'];
+const PROMPTED: readonly CommandName[] = ['generate', 'demo'];
 const LOGITS: readonly CommandName[] = ['logits'];
 const TOKENIZE: readonly CommandName[] = ['tokenize'];
-const ONE_METHOD: readonly CommandName[] = ['generate', 'logits'];
+const ONE_METHOD: readonly CommandName[] = ['generate', 'demo', 'logits'];
 
 const command = (o: Omit<OptionSpec, 'section'>): OptionSpec => ({ section: 'Command', ...o });
 const method = (
@@ -128,15 +130,32 @@ export const OPTIONS: readonly OptionSpec[] = [
     short: 'p',
     type: 'string',
     placeholder: 'TEXT',
-    commands: GENERATE,
-    help: 'text to continue',
+    commands: PROMPTED,
+    help: 'text to continue, or that --instruction is about',
   }),
   command({
     name: 'prompt-file',
     type: 'string',
     placeholder: 'FILE',
-    commands: GENERATE,
-    help: 'read the prompt from a file (- is standard input)',
+    commands: PROMPTED,
+    help: 'read that text from a file (- is standard input)',
+  }),
+  command({
+    name: 'instruction',
+    short: 'i',
+    type: 'string',
+    placeholder: 'TEXT',
+    commands: PROMPTED,
+    help: "what to do with the text; stands after it, in the model's chat format, and is fed through the method as decode steps",
+  }),
+  command({
+    name: 'chat',
+    type: 'string',
+    choices: ['auto', 'none'],
+    default: 'auto',
+    placeholder: 'MODE',
+    commands: PROMPTED,
+    help: "with --instruction: the model's chat format where it has one, or none",
   }),
   command({
     name: 'max-tokens',
@@ -145,8 +164,16 @@ export const OPTIONS: readonly OptionSpec[] = [
     min: 1,
     default: 128,
     placeholder: 'N',
-    commands: GENERATE,
+    commands: PROMPTED,
     help: 'generate at most this many tokens',
+  }),
+  command({
+    name: 'context',
+    type: 'int',
+    min: 200,
+    placeholder: 'TOKENS',
+    commands: ['demo'],
+    help: 'without a prompt: how much of Moby-Dick comes before (default: 16000, or what the model holds)',
   }),
   command({
     name: 'temperature',
@@ -268,7 +295,17 @@ export const OPTIONS: readonly OptionSpec[] = [
     min: 1,
     default: 1024,
     placeholder: 'TOKENS',
-    commands: ONE_METHOD,
+    commands: ['generate', 'logits'],
+    help: 'KV budget in tokens',
+  }),
+  method({
+    name: 'budget',
+    short: 'b',
+    type: 'int',
+    min: 1,
+    default: 256,
+    placeholder: 'TOKENS',
+    commands: ['demo'],
     help: 'KV budget in tokens',
   }),
   method({
@@ -317,7 +354,7 @@ export const OPTIONS: readonly OptionSpec[] = [
     default: 'quest-tiny',
     placeholder: 'REF',
     commands: WITH_MODEL,
-    help: 'a folder in Hugging Face layout, a hub id in the local cache, or a built-in name',
+    help: 'a folder in Hugging Face layout, ORG/NAME on the hub (pulled on first use), or a built-in name',
   }),
   global({
     name: 'device',

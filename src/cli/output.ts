@@ -16,6 +16,8 @@ export interface Output {
   readonly verbose: boolean;
   /** Whether progress bars make sense: stderr is a terminal and nobody asked for quiet. */
   readonly interactive: boolean;
+  /** Its size where standard output is a terminal on which lines can be drawn again; it may change. */
+  readonly terminal: { columns: number; rows: number } | undefined;
 }
 
 const colored = (): boolean =>
@@ -33,6 +35,10 @@ export function createOutput(options: { quiet: boolean; verbose: boolean }): Out
     quiet,
     verbose,
     interactive: process.stderr.isTTY === true && !quiet,
+    get terminal() {
+      const { isTTY, columns, rows } = process.stdout;
+      return isTTY === true && process.env.TERM !== 'dumb' ? { columns, rows } : undefined;
+    },
     data: (text) => void process.stdout.write(text),
     table: async (table, format) => {
       const { renderTable } = await import('../report/table.js'); // keeps --help quick
