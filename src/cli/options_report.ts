@@ -42,7 +42,7 @@ export const REPRO_OPTIONS: readonly OptionSpec[] = [
     type: 'string',
     placeholder: 'REF',
     commands: REPRO,
-    help: "another model than the paper's: a folder, a hub id in the local cache, or a built-in name",
+    help: "another model than the paper's: a folder, ORG/NAME on the hub (pulled on first use), or a built-in name",
   }),
   command({
     name: 'limit',
