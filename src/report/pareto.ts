@@ -1,5 +1,6 @@
 /** Score against KV bytes read: which cells no other cell beats in both. */
-import { cellReader, type ReportRun } from './html-run.js';
+import { type ScoredCell, scoredCells } from './cells.js';
+import type { ReportRun } from './html-run.js';
 
 export interface ParetoPoint {
   method: string;
@@ -29,96 +30,21 @@ export function markFront(points: readonly Unmarked[], lowerIsBetter: boolean): 
   return points.map((point) => ({ ...point, front: !points.some((other) => beats(other, point)) }));
 }
 
-interface Scored {
-  panel: string;
-  metric: string;
-  lowerIsBetter: boolean;
-  point: Unmarked;
-}
-
-interface Kind {
-  score: string;
-  metric: string;
-  lowerIsBetter?: boolean;
-  /** Lines that stand for a whole cell, and the panel that they belong to. */
-  panel(
-    row: readonly string[],
-    get: ReturnType<typeof cellReader>,
-    rows: readonly string[][],
-  ): string | undefined;
-}
-
-const KINDS: Readonly<Record<string, Kind>> = {
-  passkey: {
-    score: 'accuracy_pct',
-    metric: 'accuracy (%)',
-    panel: (row, get) => `passkey, ${get(row, 'context_tokens')} tokens`,
-  },
-  longbench: {
-    score: 'score',
-    metric: 'score',
-    panel: (row, get) =>
-      get(row, 'bucket') === 'all' ? `${get(row, 'data')}, ${get(row, 'task')}` : undefined,
-  },
-  recall: {
-    score: 'recall',
-    metric: 'recall',
-    panel: (row, get) =>
-      get(row, 'layer') === 'all'
-        ? `recall of top ${get(row, 'top')}, ${get(row, 'context_tokens')} tokens`
-        : undefined,
-  },
-  ppl: {
-    score: 'ppl_token',
-    metric: 'perplexity (lower is better)',
-    lowerIsBetter: true,
-    panel(row, get, rows) {
-      const key = (other: readonly string[]) =>
-        ['book', 'method', 'budget_tokens'].map((name) => get(other, name)).join('\n');
-      const own = rows.filter((other) => key(other) === key(row));
-      const last = own.at(-1) === row; // points are in the order of the text
-      const [dataset, book] = [get(row, 'dataset'), get(row, 'book')];
-      const text = dataset.startsWith(book) ? dataset : `${dataset} ${book}`;
-      return last ? `${text}, ${get(row, 'tokens')} tokens` : undefined;
-    },
-  },
-};
-
-function scoredRows(run: ReportRun): Scored[] {
-  const kind = KINDS[run.task];
-  if (kind === undefined) return [];
-  const get = cellReader(run.long);
-  return run.long.rows.flatMap((row): Scored[] => {
-    const panel = kind.panel(row, get, run.long.rows);
-    const numbers = ['kv_read_pct', kind.score].map((name) => get(row, name));
-    if (panel === undefined || numbers.includes('')) return [];
-    const [kvReadPct, score] = numbers.map(Number) as [number, number];
-    if (!Number.isFinite(kvReadPct) || !Number.isFinite(score)) return [];
-    const budget = get(row, 'budget_tokens');
-    return [
-      {
-        panel: `${run.manifest.model.name}: ${panel}`,
-        metric: run.task === 'longbench' ? get(row, 'metric') : kind.metric,
-        lowerIsBetter: kind.lowerIsBetter ?? false,
-        point: {
-          method: get(row, 'method'),
-          budgetTokens: budget === '' ? undefined : Number(budget),
-          kvReadPct,
-          score,
-        },
-      },
-    ];
-  });
-}
-
 /** One panel per model and task; runs of the same one share it. A single point has nothing to be compared with. */
 export function paretoPanels(runs: readonly ReportRun[]): ParetoPanel[] {
-  const groups = new Map<string, Scored[]>();
-  for (const scored of runs.flatMap(scoredRows))
-    groups.set(scored.panel, [...(groups.get(scored.panel) ?? []), scored]);
+  const groups = new Map<string, ScoredCell[]>();
+  for (const run of runs) {
+    for (const cell of scoredCells(run)) {
+      const panel = `${run.manifest.model.name}: ${cell.title}`;
+      groups.set(panel, [...(groups.get(panel) ?? []), cell]);
+    }
+  }
   return [...groups].flatMap(([title, own]) => {
     const { metric, lowerIsBetter } = own[0]!;
-    const unique = new Map(own.map(({ point }) => [JSON.stringify(point), point]));
+    const points = own.map(
+      ({ method, budgetTokens, kvReadPct, score }): Unmarked => ({ method, budgetTokens, kvReadPct, score }),
+    );
+    const unique = new Map(points.map((point) => [JSON.stringify(point), point]));
     if (unique.size < 2) return [];
     return [{ title, metric, lowerIsBetter, points: markFront([...unique.values()], lowerIsBetter) }];
   });
