@@ -1,6 +1,6 @@
 /** LongBench as a task: the document is prefilled, the question and the answer go through each cell's method. */
 import type { LongBenchSet } from '../datasets/longbench.js';
-import { taskPrompt } from '../datasets/longbench_tasks.js';
+import { fillPrompt, taskPrompt } from '../datasets/longbench_tasks.js';
 import { QuestError } from '../src/errors.js';
 import type { ChatTemplate } from '../src/model/chat.js';
 import type { Tokenizer } from '../src/model/index.js';
@@ -8,6 +8,7 @@ import { type BuiltPrompt, buildPrompt } from './longbench_prompt.js';
 import { metricOf, scoresFirstLine, stopsAtLineFeed } from './longbench_protocol.js';
 import { createScore, type Score } from './metrics/index.js';
 import type { Task, TaskItem } from './task.js';
+import { NO_TOKEN_CACHE, type TokenCache, textHash } from './token_cache.js';
 
 /** Which data a run is about; every output names it. */
 export type LongBenchData = 'longbench' | 'longbench-e' | 'sample' | 'sample-e';
@@ -21,6 +22,8 @@ export interface LongBenchOptions {
   maxLength: number | undefined;
   maxContext: number;
   modelName: string;
+  /** Where tokenised prompts are kept; absent: nowhere. */
+  cache?: TokenCache;
 }
 
 /** Prompt limits that the benchmark set for models of its own table, below their context. */
@@ -64,13 +67,28 @@ export async function createLongBenchTask(options: LongBenchOptions): Promise<Lo
   const places = sets.flatMap((set) => Array.from({ length: set.count }, (_, index) => ({ set, index })));
   const lineFeed = tokenizer.encode('\n', { bos: false }).at(-1);
 
-  const build = (set: LongBenchSet, index: number): BuiltPrompt =>
-    buildPrompt(set.task, set.row(index), {
-      tokenizer,
-      chat,
-      maxContext,
-      maxLength: promptLimit(options, set.task),
-    });
+  const cache = options.cache ?? NO_TOKEN_CACHE;
+  const template = chat === undefined ? 'none' : textHash(chat.render('{text}'));
+  const build = ({ task, row }: LongBenchSet, index: number): BuiltPrompt => {
+    const maxLength = promptLimit(options, task);
+    const item = row(index);
+    const text = fillPrompt(taskPrompt(task).prompt, item);
+    const { ids, facts } = cache.through(
+      ['longbench', task, textHash(text), template, maxLength, maxContext],
+      () => {
+        const { prefillIds, stepIds, truncated, hash } = buildPrompt(task, item, {
+          ...{ tokenizer, chat, maxContext, maxLength },
+        });
+        return { ids: [prefillIds, stepIds], facts: { truncated, hash } };
+      },
+    );
+    return {
+      prefillIds: ids[0]!,
+      stepIds: ids[1]!,
+      truncated: facts.truncated === true,
+      hash: String(facts.hash),
+    };
+  };
   // The first item is asked for more than once, and the longest ones to estimate memory.
   const kept = new Map<string, BuiltPrompt>();
   const builtPrompt = (set: LongBenchSet, index: number): BuiltPrompt => {

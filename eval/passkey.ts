@@ -2,13 +2,16 @@
 import {
   createPasskeyDataset,
   PASSKEY_NEW_TOKENS,
-  type PasskeyItem,
   type PasskeyOptions,
+  passkeyDepth,
+  passkeyKey,
+  passkeyPrompt,
   scorePasskey,
 } from '../datasets/passkey.js';
 import { QuestError } from '../src/errors.js';
 import type { Tokenizer } from '../src/model/index.js';
 import type { Task } from './task.js';
+import { NO_TOKEN_CACHE, type TokenCache, type Tokenised, textHash } from './token_cache.js';
 
 /** Refuses what the protocol cannot do, before any work. */
 export function checkPasskeyOptions(options: PasskeyOptions, maxContext: number, modelName: string): void {
@@ -33,26 +36,38 @@ export function checkPasskeyOptions(options: PasskeyOptions, maxContext: number,
 }
 
 /** Makes the task; items are tokenised when asked for. */
-export function createPasskeyTask(options: PasskeyOptions, tokenizer: Tokenizer): Task {
+export function createPasskeyTask(
+  options: PasskeyOptions,
+  tokenizer: Tokenizer,
+  cache: TokenCache = NO_TOKEN_CACHE,
+): Task {
   const dataset = createPasskeyDataset(options, (text, bos) => tokenizer.encode(text, { bos }));
   const { contextTokens, samples, seed, depths } = options;
-  let last: PasskeyItem | undefined;
+  const tokenised = (index: number, key: number, depthPct: number): Tokenised =>
+    // A prompt of this key and depth stands for the wording; its length is searched from the context.
+    cache.through(['passkey', contextTokens, depthPct, textHash(passkeyPrompt(key, 1000, depthPct))], () => {
+      const { prefillIds, stepIds, garbageChars } = dataset.item(index);
+      return { ids: [prefillIds, stepIds], facts: { garbageChars } };
+    });
+  let last: { index: number; made: Tokenised } | undefined;
   return {
     name: 'passkey',
     params: { context_tokens: contextTokens, samples, seed, ...(depths && { depths }) },
     count: samples,
     item(index) {
+      const key = passkeyKey(seed, index);
+      const depthPct = passkeyDepth(samples, index, depths);
       // The first item is asked for twice: when memory is estimated, and when it is run.
-      const item = last?.index === index ? last : dataset.item(index);
-      last = item;
+      const made = last?.index === index ? last.made : tokenised(index, key, depthPct);
+      last = { index, made };
       return {
         id: `passkey/${contextTokens}/${seed}/${index}`,
         index,
-        prefillIds: item.prefillIds,
-        stepIds: item.stepIds,
+        prefillIds: made.ids[0]!,
+        stepIds: made.ids[1]!,
         maxNewTokens: PASSKEY_NEW_TOKENS,
-        fields: { depth_pct: item.depthPct, answer: item.key, garbage_chars: item.garbageChars },
-        score: (text) => scorePasskey(text, item.key),
+        fields: { depth_pct: depthPct, answer: key, garbage_chars: Number(made.facts.garbageChars) },
+        score: (text) => scorePasskey(text, key),
       };
     },
   };

@@ -13,6 +13,7 @@ import { type Cell, cellName, cellOptions } from './methods.js';
 import { rowKeys } from './plan.js';
 import type { RowGrid, RunnerOptions } from './runner.js';
 import type { Task, TaskItem } from './task.js';
+import { NO_TOKEN_CACHE, type TokenCache, textHash } from './token_cache.js';
 
 /** Points of the running curve, at most, beside the end. */
 const MOST_POINTS = 32;
@@ -137,17 +138,29 @@ export function checkPerplexityOptions(
   }
 }
 
+/** Words that have begun in the text up to and with the token at each point. */
+function wordsAt(ids: Int32Array, points: readonly number[], tokenizer: Tokenizer): number[] {
+  return points.map((at) => countWords(tokenizer.decode(ids.subarray(0, at + 1), { skipSpecial: true })));
+}
+
 /** One item per book; its steps are the ids with the last one, which is only predicted. */
 export function createPerplexityTask(
   source: TextSource,
   options: PerplexityOptions,
   tokenizer: Tokenizer,
+  cache: TokenCache = NO_TOKEN_CACHE,
 ): PerplexityTask {
   const { tokens, window, stride, lockstep } = options;
   const windowed = stride !== undefined && tokens > window;
   const makeItem = (index: number): PerplexityItem => {
     const book = source.books[index]!;
-    const ids = encodePrefix(book.read(), tokens + 1, (text) => tokenizer.encode(text));
+    const text = book.read();
+    const made = cache.through(['ppl', textHash(text), tokens], () => {
+      const cut = encodePrefix(text, tokens + 1, (part) => tokenizer.encode(part));
+      const points = cut.length > 1 ? curvePoints(cut.length - 1, tokens) : [];
+      return { ids: [cut], facts: { words: wordsAt(cut, points, tokenizer) } };
+    });
+    const ids = made.ids[0]!;
     const n = ids.length - 1;
     if (n < 1) {
       throw new QuestError('E_INPUT', `${book.id} has no second token to predict`, {
@@ -165,7 +178,7 @@ export function createPerplexityTask(
       maxNewTokens: 0,
       windows: cutWindows(n, window, stride),
       points,
-      words: points.map((at) => countWords(tokenizer.decode(ids.subarray(0, at + 1), { skipSpecial: true }))),
+      words: made.facts.words as number[],
       fields: { dataset: source.dataset, book: book.id },
       score: () => 0,
     };

@@ -1,5 +1,6 @@
 /** What commands that run a model share: open the checkpoint, settle the options, check memory, load. */
 import { type Cell, checkSkipLayers, type MethodSettings, makeCell, makeCells } from '../../eval/methods.js';
+import { NO_TOKEN_CACHE, openTokenCache, type TokenCache, tokenCacheFolder } from '../../eval/token_cache.js';
 import { QuestError } from '../errors.js';
 import { type Checkpoint, type ModelSpec, openCheckpoint } from '../model/index.js';
 import type { GroupMode, MethodName } from '../runtime/addon.js';
@@ -25,6 +26,14 @@ async function pullOnFirstUse(context: CommandContext, ref: string): Promise<voi
   const { ensureModel } = await import('../model/hub_pull.js');
   const dryRun = context.settings.flag('dry-run');
   await withTransfer(context, ref, (transfer) => ensureModel(ref, { ...transfer, dryRun }));
+}
+
+/** Where the model's tokenised prompts are kept. */
+export async function promptCache(context: CommandContext, checkpoint: Checkpoint): Promise<TokenCache> {
+  const folder = tokenCacheFolder();
+  if (folder === undefined) return NO_TOKEN_CACHE;
+  const tokenizer = await checkpoint.tokenizerHash();
+  return openTokenCache({ folder, tokenizer, detail: context.out.detail });
 }
 
 /** `skip_layers 0`: what the model's preset has changed, if anything. */

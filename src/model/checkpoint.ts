@@ -9,7 +9,7 @@ import { BUILT_IN, packageRoot } from './package_root.js';
 import { findPreset } from './presets.js';
 import type { ModelSpec } from './spec.js';
 import type { Tokenizer } from './tokenizer.js';
-import { loadTokenizer } from './tokenizer_files.js';
+import { loadTokenizer, tokenizerHash } from './tokenizer_files.js';
 import { locateWeights } from './weights.js';
 
 /** Defaults that a model brings with it, from `configs/models/<name>.yaml`. Keys are the option table's. */
@@ -40,6 +40,8 @@ export interface Checkpoint {
   eosIds: number[];
   preset: ModelPreset | undefined;
   tokenizer(): Promise<Tokenizer>;
+  /** Of the tokenizer's files: what was tokenised under the same hash has the same ids. */
+  tokenizerHash(): Promise<string>;
 }
 
 /**
@@ -71,6 +73,7 @@ export async function openCheckpoint(ref: string): Promise<Checkpoint> {
     eosIds: await findEosIds(dir, config, tokenizer),
     preset,
     tokenizer,
+    tokenizerHash: () => tokenizerHash(dir, { bosId: config.bosId, eosIds: config.eosIds }),
   };
 }
 

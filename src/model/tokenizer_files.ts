@@ -1,4 +1,6 @@
 /** Which tokenizer a checkpoint folder has, and how its model uses it. */
+import { createHash } from 'node:crypto';
+import { readFile } from 'node:fs/promises';
 import path from 'node:path';
 import { QuestError } from '../errors.js';
 import { Fields, fileSize, isObject, type JsonObject, readJsonObject } from './fields.js';
@@ -48,6 +50,17 @@ export async function loadTokenizer(dir: string, model: ModelTokenIds): Promise<
       hint: "copy the model's tokenizer files into the folder, or give token ids instead of text",
     },
   );
+}
+
+/** sha256 (hex, 16 digits) over all that {@link loadTokenizer} reads: the same text gives the same ids under it. */
+export async function tokenizerHash(dir: string, model: ModelTokenIds): Promise<string> {
+  const hash = createHash('sha256').update(JSON.stringify([model.bosId ?? null, model.eosIds]));
+  for (const name of ['tokenizer.json', 'tokenizer.model', 'tokenizer_config.json', 'added_tokens.json']) {
+    const bytes = await readFile(path.join(dir, name)).catch(() => undefined);
+    hash.update(`${name} ${bytes?.length ?? 'absent'}\n`);
+    if (bytes !== undefined) hash.update(bytes);
+  }
+  return hash.digest('hex').slice(0, 16);
 }
 
 async function readTokenizerConfig(dir: string): Promise<TokenizerConfig> {

@@ -35,7 +35,7 @@ export function quest(args: string[], options: SpawnOptions = {}): Promise<Finis
   const [command, ...rest] = [...(options.wrapper ?? []), process.execPath, BIN, ...args];
   const child = spawn(command!, rest, {
     cwd: options.cwd ?? tmpdir(),
-    env: { ...process.env, NO_COLOR: '1', ...options.env },
+    env: { ...process.env, NO_COLOR: '1', QUEST_TOKEN_CACHE: 'off', ...options.env },
     stdio: ['pipe', 'pipe', 'pipe'],
   });
   child.stdin.on('error', () => {}); // a command that does not read it

@@ -31,7 +31,7 @@ import type { CommandContext } from '../commands.js';
 import { describePlan, type Evaluation, evaluate } from '../evaluate.js';
 import { writeManifest } from '../manifest.js';
 import { estimateMemory } from '../memory.js';
-import { methodSettings, openRun } from '../session.js';
+import { methodSettings, openRun, promptCache } from '../session.js';
 import type { Settings } from '../settings.js';
 import { textRequest } from './ppl.js';
 
@@ -201,7 +201,10 @@ async function recall(context: CommandContext): Promise<number> {
   );
   checkSkipLayers(cells, checkpoint.spec.nLayers);
   const tokenizer = await checkpoint.tokenizer();
-  const task = createRecallTask(createPasskeyTask(passkey, tokenizer), settings.number('top'));
+  const task = createRecallTask(
+    createPasskeyTask(passkey, tokenizer, await promptCache(context, checkpoint)),
+    settings.number('top'),
+  );
   const evaluation = {
     context,
     settings,

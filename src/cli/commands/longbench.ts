@@ -30,7 +30,7 @@ import { type Format, renderCsv, renderMarkdown } from '../../report/table.js';
 import type { CommandContext } from '../commands.js';
 import { describePlan, type Evaluation, evaluate } from '../evaluate.js';
 import { writeManifest } from '../manifest.js';
-import { openRun, tableCells } from '../session.js';
+import { openRun, promptCache, tableCells } from '../session.js';
 import { withTransfer } from '../transfer.js';
 
 /** The rows of the wanted tasks; with --sample from the package, else from the data folder, pulled there on first use. */
@@ -134,6 +134,7 @@ export async function run(context: CommandContext): Promise<number> {
     maxLength: settings.maybeNumber('max-length'),
     maxContext: checkpoint.spec.maxContext,
     modelName: checkpoint.name,
+    cache: await promptCache(context, checkpoint),
   };
   checkMaxLength(options);
   const task = await createLongBenchTask(options);

@@ -14,7 +14,7 @@ import { type Format, renderCsv, renderMarkdown } from '../../report/table.js';
 import type { CommandContext } from '../commands.js';
 import { describePlan, type Evaluation, evaluate } from '../evaluate.js';
 import { writeManifest } from '../manifest.js';
-import { openRun, tableCells } from '../session.js';
+import { openRun, promptCache, tableCells } from '../session.js';
 
 /** Draws both figures; the plotting libraries are loaded only here. */
 async function figures(
@@ -77,7 +77,7 @@ export async function run(context: CommandContext): Promise<number> {
   const tokenizer = await checkpoint.tokenizer();
   const plan: Plan = {
     model: { name: checkpoint.name, fingerprint: checkpoint.fingerprint },
-    task: createPasskeyTask(options, tokenizer),
+    task: createPasskeyTask(options, tokenizer, await promptCache(context, checkpoint)),
     cells,
   };
   const first = await plan.task.item(0);

@@ -28,7 +28,7 @@ import type { CommandContext } from '../commands.js';
 import { describePlan, evaluate } from '../evaluate.js';
 import { writeManifest } from '../manifest.js';
 import { availableMemory, estimateMemory, type MemoryEstimate } from '../memory.js';
-import { openRun, tableCells } from '../session.js';
+import { openRun, promptCache, tableCells } from '../session.js';
 import type { Settings } from '../settings.js';
 
 /** The texts that `--dataset`, `--books`, `--text` and `--data` name. */
@@ -118,7 +118,7 @@ export async function run(context: CommandContext): Promise<number> {
   const longest = Math.min(tokens, window);
   const lockstep = lockstepCells(settings, checkpoint, cells, longest);
   const options: PerplexityOptions = { tokens, window, stride, lockstep };
-  const task = createPerplexityTask(source, options, tokenizer);
+  const task = createPerplexityTask(source, options, tokenizer, await promptCache(context, checkpoint));
   const plan: Plan = {
     model: { name: checkpoint.name, fingerprint: checkpoint.fingerprint },
     task,
