@@ -66,6 +66,26 @@ function removeStale(path: string, content: string): void {
   rmSync(aside, { force: true });
 }
 
+function readOwner(folder: string): ProcessIdentity | undefined {
+  try {
+    return parseOwner(readFileSync(join(folder, LOCK_NAME), 'utf8'));
+  } catch {
+    return undefined; // free, or given back just now
+  }
+}
+
+/** The living process, or one on another machine, that holds the folder. */
+export function lockHolder(folder: string): ProcessIdentity | undefined {
+  const owner = readOwner(folder);
+  return owner !== undefined && isAlive(owner) ? owner : undefined;
+}
+
+/** Removes the lock of a process on another machine. Only for a caller who knows that it is gone. */
+export function breakForeignLock(folder: string): void {
+  const owner = readOwner(folder);
+  if (owner !== undefined && owner.host !== hostname()) rmSync(join(folder, LOCK_NAME), { force: true });
+}
+
 /**
  * Takes the folder for this process; the returned function gives it back.
  * Throws when another living process, or one on another machine, holds it.

@@ -73,9 +73,13 @@ function prepare(plan: Plan, index: number): Promise<TaskItem> | undefined {
   return item;
 }
 
+/** `cuda:1` -> `cuda`: the devices of one kind give the same results. */
+export const deviceKind = (device: string): string => device.replace(/:\d+/, '');
+
 /** Rows of another device in the same folder would make a table of two machines' arithmetic. */
 function checkDevices(rows: readonly JournalRow[], model: Model | undefined): void {
-  const other = rows.find((row) => row.device !== (model?.info.device ?? rows[0]!.device));
+  const own = deviceKind(model?.info.device ?? rows[0]!.device);
+  const other = rows.find((row) => deviceKind(row.device) !== own);
   if (other === undefined) return;
   throw new QuestError(
     'E_DEVICE',

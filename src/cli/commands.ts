@@ -70,6 +70,19 @@ export const COMMANDS: readonly CommandSpec[] = [
     load: () => import('./commands/longbench.js'),
   },
   {
+    name: 'sweep',
+    summary:
+      'a grid of task x model x method x budget x context x seed, resumable, on several devices or Slurm',
+    argument: { name: '[file]', help: 'the YAML file of the sweep, e.g. configs/sweep.yaml' },
+    examples: [
+      'quest sweep configs/sweep.yaml --dry-run',
+      'quest sweep configs/sweep.yaml --devices cpu*2',
+      'quest sweep sweep.yaml --devices cuda:0,cuda:1 --out runs/grid',
+      'quest sweep sweep.yaml --executor slurm --partition gpu --gres gpu:1 --time 4:00:00 --max-parallel 8',
+    ],
+    load: () => import('./commands/sweep.js'),
+  },
+  {
     name: 'score',
     summary: 'score the predictions of a quest longbench run again, without the model',
     argument: { name: '<dir>', help: 'the folder of the run' },

@@ -3,10 +3,11 @@ import { CommanderError } from 'commander';
 import { QuestError } from '../errors.js';
 import { createOutput, handleBrokenStreams, printError } from './output.js';
 import { createParser, type Invocation, usageError } from './parser.js';
+import { onParentGone } from './progress.js';
 import { createSettings } from './settings.js';
 import { questVersion } from './version.js';
 
-/** Ctrl-C aborts the running job so that it can flush; a second one does not wait. */
+/** Ctrl-C, or the end of a sweep that runs this, aborts the running job so that it can flush; a second one does not wait. */
 function interruptSignal(): { signal: AbortSignal; dispose(): void } {
   const controller = new AbortController();
   const interrupt = () => {
@@ -15,6 +16,7 @@ function interruptSignal(): { signal: AbortSignal; dispose(): void } {
   };
   process.on('SIGINT', interrupt);
   process.on('SIGTERM', interrupt);
+  onParentGone(interrupt);
   return {
     signal: controller.signal,
     dispose() {

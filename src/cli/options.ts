@@ -8,6 +8,7 @@ import { LONGBENCH_OPTIONS } from './options_longbench.js';
 import { TEXT_OPTIONS } from './options_ppl.js';
 import { PULL_OPTIONS } from './options_pull.js';
 import { ISO_OPTIONS, REPORT_OPTIONS, REPRO_OPTIONS } from './options_report.js';
+import { SWEEP_OPTIONS } from './options_sweep.js';
 
 export type CommandName =
   | 'passkey'
@@ -15,6 +16,7 @@ export type CommandName =
   | 'score'
   | 'ppl'
   | 'analyze'
+  | 'sweep'
   | 'report'
   | 'repro'
   | 'iso'
@@ -63,7 +65,16 @@ export interface OptionSpec {
 
 const RUNS: readonly CommandName[] = ['passkey', 'longbench', 'ppl', 'analyze', 'generate', 'demo', 'logits'];
 const WITH_MODEL: readonly CommandName[] = [...RUNS, 'tokenize', 'doctor'];
-const ALL: readonly CommandName[] = [...WITH_MODEL, 'score', 'report', 'repro', 'iso', 'data', 'model'];
+const ALL: readonly CommandName[] = [
+  ...WITH_MODEL,
+  'sweep',
+  'score',
+  'report',
+  'repro',
+  'iso',
+  'data',
+  'model',
+];
 /** Commands that take a run's settings, whether they run it or have it run. */
 const RUNNING: readonly CommandName[] = [...RUNS, 'repro'];
 /** Evaluations, which leave a folder of results. */
@@ -253,6 +264,7 @@ export const OPTIONS: readonly OptionSpec[] = [
     cliOnly: true,
     help: "write the model's expected self-check output",
   }),
+  ...SWEEP_OPTIONS,
   ...REPORT_OPTIONS,
   ...REPRO_OPTIONS,
   ...ISO_OPTIONS,
@@ -399,7 +411,7 @@ export const OPTIONS: readonly OptionSpec[] = [
     choices: ['table', 'csv', 'json', 'md'],
     default: 'table',
     placeholder: 'F',
-    commands: [...RUNNING, 'doctor', 'score', 'iso', 'data', 'model'],
+    commands: [...RUNNING, 'doctor', 'sweep', 'score', 'iso', 'data', 'model'],
     help: 'form of the result on standard output',
   }),
   global({
@@ -420,7 +432,7 @@ export const OPTIONS: readonly OptionSpec[] = [
     name: 'dry-run',
     type: 'flag',
     cliOnly: true,
-    commands: RUNNING,
+    commands: [...RUNNING, 'sweep'],
     help: 'say what would be done and what it would cost, and stop',
   }),
   global({ name: 'quiet', short: 'q', type: 'flag', help: 'no progress and no notes' }),

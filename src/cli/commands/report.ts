@@ -8,22 +8,25 @@ import { renderReportMarkdown } from '../../report/html-markdown.js';
 import { type ReportRun, readRun } from '../../report/html-run.js';
 import { paretoPanels } from '../../report/pareto.js';
 import type { CommandContext } from '../commands.js';
+import { PLAN_NAME as SWEEP_PLAN, UNITS as SWEEP_UNITS } from '../sweep/store.js';
 
 const isFolder = (path: string): boolean => existsSync(path) && statSync(path).isDirectory();
 const isRun = (path: string): boolean =>
   ['plan.json', 'manifest.json', 'table.csv'].some((name) => existsSync(join(path, name)));
 
-/** A folder of runs stands for the finished ones in it. */
+/** A folder of runs, or of a sweep, stands for the finished ones in it. */
 function runFolders(folder: string, note: (text: string) => void): string[] {
   if (!isFolder(folder)) {
     throw new QuestError('E_INPUT', `${folder} is no folder`, {
       hint: 'give the --out folders of finished runs',
     });
   }
-  if (isRun(folder)) return [folder];
-  const inside = readdirSync(folder)
+  const sweep = existsSync(join(folder, SWEEP_PLAN));
+  if (isRun(folder) && !sweep) return [folder];
+  const place = sweep ? join(folder, SWEEP_UNITS) : folder;
+  const inside = (existsSync(place) ? readdirSync(place) : [])
     .sort()
-    .map((name) => join(folder, name))
+    .map((name) => join(place, name))
     .filter((path) => isFolder(path) && isRun(path));
   const finished = inside.filter((path) => existsSync(join(path, 'manifest.json')));
   for (const path of inside.filter((one) => !finished.includes(one)))
