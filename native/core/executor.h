@@ -43,12 +43,19 @@ struct FeedRequest {
   Logits logits = Logits::none;
   std::span<const int32_t> targets;  // [ids] or empty: next tokens whose negative log-likelihood is wanted
   bool pages = false;                // trace the pages attended (selectors)
+  // Selectors of pages on the CPU: pages another executor attended (its pages_out, replay_width wide), attended here in place of
+  // the best ones. Tells an error of arithmetic from a choice between two nearly equal scores.
+  std::span<const int32_t> replay;
+  int64_t replay_width = 0;
   int64_t recall_top = 0;            // above 0: measure how many of this many highest-attention tokens are attended
 
   std::vector<float> logits_out;    // [rows, vocab]
   std::vector<float> nll_out;       // [ids] nats
   std::vector<int32_t> pages_out;   // [steps * sparse layers, n_heads, pages_width], -1 where fewer were attended
   int64_t pages_width = 0;
+  // [steps * sparse layers, n_heads], with replay: by how much the best page left out outscored the worst one chosen, as a
+  // share of the largest score's magnitude; 0 where the choice was the best, or everything was attended.
+  std::vector<float> replay_gap_out;
   // [ids, n_layers]: share of the recall_top tokens with the highest true logits (over the whole cache, ties to the lower
   // index, fewer while the cache is shorter) that the step attended, mean over query heads; 1 where the layer is dense.
   std::vector<float> recall_out;

@@ -6,6 +6,8 @@
 
 namespace quest {
 
+int64_t sparse_layers(const ModelSpec& spec, const MethodOptions& o) { return std::max<int64_t>(0, spec.n_layers - o.skip_layers); }
+
 void check_page_size(int page_size) {
   if (page_size < 1 || page_size > 128 || (page_size & (page_size - 1)) != 0) {
     throw Error("E_PAGE_SIZE", "page_size is " + std::to_string(page_size) + ", wanted a power of two from 1 to 128");
@@ -58,11 +60,33 @@ void check_feed(const ModelSpec& spec, std::span<const FeedRequest> requests) {
       throw Error("E_FEED", std::to_string(r.targets.size()) + " targets for " + std::to_string(r.ids.size()) + " ids");
     }
     check_ids(spec, r.targets);
+    if (r.replay.empty()) continue;
+    const MethodOptions& o = r.branch->method;
+    if (method_info(o.method).kind != MethodKind::selector || selects_tokens(o) || o.only_layer >= 0) {
+      throw Error("E_FEED", std::string(method_info(o.method).name) + " chooses no lists of pages that could be replayed");
+    }
+    const int64_t lists = static_cast<int64_t>(r.ids.size()) * sparse_layers(spec, o) * spec.n_heads;
+    if (r.replay_width < 1 || static_cast<int64_t>(r.replay.size()) != lists * r.replay_width) {
+      throw Error("E_FEED", std::to_string(r.replay.size()) + " pages to replay, wanted " + std::to_string(lists) + " lists of " +
+                                std::to_string(r.replay_width));
+    }
   }
+}
+
+void check_collected(const Branch& b, int64_t collected) {
+  if (collected != b.length()) {
+    throw Error("E_H2O_PREFILL", "h2o_prefill needs the attention of the whole prefill, which was not collected", "prefill with h2o_prefill");
+  }
+}
+
+void check_collecting(const Branch& b, int64_t collected) {
+  if (collected != b.length()) throw Error("E_H2O_PREFILL", "h2o_prefill must be on from the first token");
 }
 
 void size_outputs(const ModelSpec& spec, FeedRequest& r) {
   const auto n = static_cast<int64_t>(r.ids.size());
+  const int64_t lists = n * sparse_layers(spec, r.branch->method) * spec.n_heads;
+  r.replay_gap_out.assign(static_cast<size_t>(r.replay.empty() ? 0 : lists), 0.0f);
   r.logits_out.assign(static_cast<size_t>(r.logits == Logits::all ? n * spec.vocab : 0), 0.0f);
   r.nll_out.assign(r.targets.size(), 0.0f);
   r.recall_out.assign(static_cast<size_t>(r.recall_top > 0 ? n * spec.n_layers : 0), 0.0f);
@@ -79,8 +103,7 @@ void size_outputs(const ModelSpec& spec, FeedRequest& r) {
                                          : std::max(selected_pages(o, page_size), o.budget_tokens / page_size + (o.budget_tokens % page_size != 0));
   // No list is longer than the cache, however large the budget.
   r.pages_width = std::min(most, (r.branch->length() + n + page_size - 1) / page_size);
-  const int64_t layers = std::max<int64_t>(0, spec.n_layers - o.skip_layers);
-  r.pages_out.assign(static_cast<size_t>(n * layers * spec.n_heads * r.pages_width), -1);
+  r.pages_out.assign(static_cast<size_t>(lists * r.pages_width), -1);
 }
 
 }  // namespace quest

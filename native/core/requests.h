@@ -10,6 +10,9 @@
 
 namespace quest {
 
+// Layers whose lists are traced.
+int64_t sparse_layers(const ModelSpec& spec, const MethodOptions& options);
+
 // Each throws Error with the value seen and the value wanted.
 void check_page_size(int page_size);
 void check_usable(const Branch& branch);                                         // not left broken by an earlier call
@@ -19,8 +22,24 @@ void check_append(const ModelSpec& spec, const Branch& branch, std::span<const i
 void check_fork(const Branch& parent, const MethodOptions& options, bool has_dropped);
 void check_feed(const ModelSpec& spec, std::span<const FeedRequest> requests);   // branches differ, targets fit
 
+// H2O that starts from its prefill's attention, collected over the branch's first `collected` tokens: before a fork that
+// starts from it, and before a prefill that goes on collecting.
+void check_collected(const Branch& branch, int64_t collected);
+void check_collecting(const Branch& branch, int64_t collected);
+
 // Sizes the outputs that a request asked for. Throws Error for a trace of a method that selects no pages.
 void size_outputs(const ModelSpec& spec, FeedRequest& request);
+
+// Where the rows of a pass leave what somebody wants to see of their lists; null where nobody does. See FeedRequest.
+struct Examined {
+  int32_t* trace = nullptr;         // [rows, sparse layers, n_heads, trace_width]
+  int64_t trace_width = 0;
+  const int32_t* replay = nullptr;  // [rows, sparse layers, n_heads, replay_width]
+  int64_t replay_width = 0;
+  float* replay_gap = nullptr;      // [rows, sparse layers, n_heads]
+  int64_t recall_top = 0;
+  float* recall = nullptr;          // [rows, n_layers]
+};
 
 // How far a request has been fed.
 struct Cursor {
@@ -42,10 +61,19 @@ Work next_work(const ModelSpec& spec, const Cursor& cursor, int64_t rows) {
     w.targets = r.targets.subspan(at, n);
     w.nll = r.nll_out.data() + cursor.done;
   }
+  const int64_t lists = cursor.done * sparse_layers(spec, r.branch->method) * spec.n_heads;  // of the steps before
   if (r.pages) {
-    const int64_t layers = std::max<int64_t>(0, spec.n_layers - r.branch->method.skip_layers);
-    w.trace = r.pages_out.data() + cursor.done * layers * spec.n_heads * r.pages_width;
-    w.trace_width = r.pages_width;
+    w.see.trace = r.pages_out.data() + lists * r.pages_width;
+    w.see.trace_width = r.pages_width;
+  }
+  if (!r.replay.empty()) {
+    w.see.replay = r.replay.data() + lists * r.replay_width;
+    w.see.replay_width = r.replay_width;
+    w.see.replay_gap = r.replay_gap_out.data() + lists;
+  }
+  if (r.recall_top > 0) {
+    w.see.recall_top = r.recall_top;
+    w.see.recall = r.recall_out.data() + cursor.done * spec.n_layers;
   }
   return w;
 }

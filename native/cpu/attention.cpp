@@ -80,7 +80,7 @@ class Pass {
       int64_t dense = 0;
       while (dense < s.rows && reading(s, s.base + dense + 1) == Reading::dense) ++dense;
       // A single row is cheaper as a list; traces are written by lists; column sums need the blocks.
-      if ((dense == 1 && !s.column_sums) || s.trace) dense = 0;
+      if ((dense == 1 && !s.column_sums) || s.see.trace) dense = 0;
       for (int64_t first = 0; first < dense; first += block) {
         for (int64_t h = 0; h < shape_.n_kv_heads; ++h) blocks_.push_back({&s, first, std::min(block, dense - first), h});
       }
@@ -238,11 +238,11 @@ class Pass {
 
   void measure_recall(int64_t index, const ListItem& item) {
     const Segment& s = *item.segment;
-    if (!s.recall) return;
+    if (!s.see.recall) return;
     float& recall = stats_[static_cast<size_t>(index)].recalled;
     recall = reading(s, item.n) == Reading::dense
                  ? static_cast<float>(item.heads)
-                 : recalled(kernels_, layer_, shape_.head_dim, item, query(s, item.row, item.head0), s.recall_top);
+                 : recalled(kernels_, layer_, shape_.head_dim, item, query(s, item.row, item.head0), s.see.recall_top);
   }
 
   void attend_list(int64_t index) {
@@ -369,14 +369,14 @@ class Pass {
   }
 
   void write_recall() {
-    const auto at = [&](const Segment& s, int64_t row) -> float& { return s.recall[row * shape_.n_layers + layer_]; };
+    const auto at = [&](const Segment& s, int64_t row) -> float& { return s.see.recall[row * shape_.n_layers + layer_]; };
     for (size_t i = 0; i < segments_.size(); ++i) {
-      if (!segments_[i].recall) continue;
+      if (!segments_[i].see.recall) continue;
       for (int64_t row = 0; row < segments_[i].rows; ++row) at(segments_[i], row) = row < dense_rows_[i] ? 1.0f : 0.0f;
     }
     for (size_t i = 0; i < items_.size(); ++i) {
       const Segment& s = *items_[i].segment;
-      if (s.recall) at(s, items_[i].row) += stats_[i].recalled / static_cast<float>(shape_.n_heads);
+      if (s.see.recall) at(s, items_[i].row) += stats_[i].recalled / static_cast<float>(shape_.n_heads);
     }
   }
 

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "core/job.h"
+#include "core/requests.h"
 #include "cpu/branch.h"
 #include "cpu/kernels.h"
 #include "cpu/thread_pool.h"
@@ -23,10 +24,7 @@ struct Segment {
   int64_t base = 0;            // position of the first row
   bool prefill = false;        // dense, whatever the method; does not count as decode steps
   bool column_sums = false;    // prefill only: collect H2O's starting scores
-  int32_t* trace = nullptr;    // [rows, sparse layers, n_heads, trace_width] or null
-  int64_t trace_width = 0;
-  int64_t recall_top = 0;      // as in FeedRequest
-  float* recall = nullptr;     // [rows, n_layers] or null
+  Examined see;                // of the rows
   std::vector<char> sparse;    // [rows], set when a layer attended fewer tokens than it held
 };
 

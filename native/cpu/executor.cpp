@@ -40,7 +40,7 @@ class CpuExecutor final : public Executor {
     if (!lock) throw Error("E_BUSY", "this model is running a job; wait for it before forking");
     const auto& from = static_cast<const CpuBranch&>(parent);
     check_fork(from, options, !from.kept.empty());
-    if (options.method == Method::h2o && options.h2o_prefill && from.kept.empty()) check_column_sums(from);
+    if (options.method == Method::h2o && options.h2o_prefill && from.kept.empty()) check_collected(from, summed(from));
     auto branch = std::make_shared<CpuBranch>(from);
     branch->method = options;
     branch->counters = {};
@@ -89,7 +89,7 @@ class CpuExecutor final : public Executor {
       done += rows;
       job.report(done, total);
     };
-    const auto make = [&](const Cursor& c, int64_t rows) { return work_of(c, rows); };
+    const auto make = [&](const Cursor& c, int64_t rows) { return next_work<Work, CpuBranch>(spec_, c, rows); };
     run_passes<Work>(parallel, kMaxRows, kMaxRows, make, run);
     run_passes<Work>(stepwise, 1, kMaxRows, make, run);
     for (FeedRequest& r : requests) {
@@ -139,32 +139,16 @@ class CpuExecutor final : public Executor {
   }
 
  private:
-  void check_column_sums(const CpuBranch& b) const {
-    for (const auto& sums : b.column_sums ? *b.column_sums : std::vector<std::vector<float>>(1)) {
-      if (static_cast<int64_t>(sums.size()) != b.length() || !b.column_sums) {
-        throw Error("E_H2O_PREFILL", "h2o_prefill needs the attention of the whole prefill, which was not collected",
-                    "prefill with h2o_prefill");
-      }
-    }
-  }
+  // Tokens whose attention has been collected.
+  static int64_t summed(const CpuBranch& b) { return b.column_sums ? static_cast<int64_t>(b.column_sums->front().size()) : 0; }
 
   void begin_column_sums(CpuBranch& b) const {
+    check_collecting(b, summed(b));
     if (!b.column_sums) {
-      if (b.length() > 0) throw Error("E_H2O_PREFILL", "h2o_prefill must be on from the first token");
       b.column_sums = std::make_shared<std::vector<std::vector<float>>>(static_cast<size_t>(spec_.n_layers * spec_.n_kv_heads));
     } else if (b.column_sums.use_count() > 1) {
       b.column_sums = std::make_shared<std::vector<std::vector<float>>>(*b.column_sums);
     }
-  }
-
-  Work work_of(const Cursor& c, int64_t rows) const {
-    Work w = next_work<Work, CpuBranch>(spec_, c, rows);
-    FeedRequest& r = *c.request;
-    if (r.recall_top > 0) {
-      w.recall_top = r.recall_top;
-      w.recall = r.recall_out.data() + c.done * spec_.n_layers;
-    }
-    return w;
   }
 
   const ModelSpec spec_;

@@ -177,10 +177,7 @@ void Forward::run(std::span<Work> works, const JobControl& job) {
     s.base = w.branch->length();
     s.prefill = w.prefill;
     s.column_sums = w.column_sums;
-    s.trace = w.trace;
-    s.trace_width = w.trace_width;
-    s.recall_top = w.recall_top;
-    s.recall = w.recall;
+    s.see = w.see;
     s.sparse.assign(w.ids.size(), 0);
     rows_ += s.rows;
     sinks = sinks || (!w.prefill && uses_sinks(*w.branch));

@@ -20,10 +20,7 @@ struct Work {
   std::span<const int32_t> ids;
   bool prefill = false;
   bool column_sums = false;
-  int32_t* trace = nullptr;          // as in Segment, for this work's rows
-  int64_t trace_width = 0;
-  int64_t recall_top = 0;
-  float* recall = nullptr;           // [ids, n_layers]
+  Examined see;  // of the ids
 
   float* logits = nullptr;           // [ids, vocab] or null
   std::span<const int32_t> targets;  // [ids] or empty

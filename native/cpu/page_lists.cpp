@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <limits>
+#include <string>
 
 namespace quest::cpu {
 
@@ -29,15 +31,45 @@ void trace_pages(const AttentionShape& shape, int64_t layer, const ListItem& ite
                  bool open_page_first) {
   const Segment& seg = *item.segment;
   const int64_t skip = std::min(seg.branch->method.skip_layers, shape.n_layers);
-  if (!seg.trace || layer < skip) return;
+  if (!seg.see.trace || layer < skip) return;
   const int64_t step = item.row * (shape.n_layers - skip) + (layer - skip);
   for (int64_t h = item.head0; h < item.head0 + item.heads; ++h) {
-    int32_t* out = seg.trace + (step * shape.n_heads + h) * seg.trace_width;
-    const auto width = static_cast<size_t>(seg.trace_width);
+    int32_t* out = seg.see.trace + (step * shape.n_heads + h) * seg.see.trace_width;
+    const auto width = static_cast<size_t>(seg.see.trace_width);
     size_t at = 0;
     if (open_page_first && at < width) out[at++] = pages.back();
     for (size_t i = 0; i + (open_page_first ? 1 : 0) < pages.size() && at < width; ++i) out[at++] = pages[i];
   }
+}
+
+// Takes the list that is replayed, and says by how much a page left out outscored one chosen.
+void replay_pages(const AttentionShape& shape, int64_t layer, ListItem& item, int64_t n_pages) {
+  const Segment& seg = *item.segment;
+  const MethodOptions& o = seg.branch->method;
+  const int64_t skip = std::min(o.skip_layers, shape.n_layers);
+  const int64_t at = (item.row * (shape.n_layers - skip) + (layer - skip)) * shape.n_heads + item.head0;
+  const int32_t* from = seg.see.replay + at * seg.see.replay_width;
+  item.pages.clear();
+  std::copy_if(from, from + seg.see.replay_width, std::back_inserter(item.pages), [](int32_t p) { return p >= 0; });
+  std::sort(item.pages.begin(), item.pages.end());
+  if (item.pages.empty() || item.pages.back() >= n_pages || std::adjacent_find(item.pages.begin(), item.pages.end()) != item.pages.end()) {
+    throw Error("E_FEED", "a list to replay is empty, repeats a page or names one of " + std::to_string(n_pages) + " that is not there");
+  }
+  const int64_t scored = scores_open_page(o.method) ? n_pages : n_pages - 1;
+  float worst = std::numeric_limits<float>::infinity(), best_out = kMinusInfinity, largest = 0;
+  auto next = item.pages.begin();
+  for (int64_t p = 0; p < scored; ++p) {
+    const float s = item.page_scores[static_cast<size_t>(p)];
+    largest = std::max(largest, std::abs(s));
+    if (next != item.pages.end() && *next == p) {
+      worst = std::min(worst, s);
+      ++next;
+    } else {
+      best_out = std::max(best_out, s);
+    }
+  }
+  const float gap = best_out > worst ? (best_out - worst) / largest : 0.0f;
+  for (int64_t h = 0; h < item.heads; ++h) seg.see.replay_gap[at + h] = gap;
 }
 
 void append_tokens(ListItem& item, int64_t from, int64_t to, bool sink = false) {
@@ -96,7 +128,7 @@ void list_selected(const AttentionShape& shape, int64_t layer, ListItem& item) {
     std::vector<int32_t> tokens, seen;
     select_tokens(branch.method, item.page_scores.data(), item.n, tokens);
     append_token_list(item, tokens);
-    if (!item.segment->trace) return;
+    if (!item.segment->see.trace) return;
     for (int32_t t : tokens) {
       if (seen.empty() || seen.back() != t / page_size) seen.push_back(t / page_size);
     }
@@ -105,7 +137,11 @@ void list_selected(const AttentionShape& shape, int64_t layer, ListItem& item) {
   }
   const bool scores_open = scores_open_page(branch.method.method);
   if (item.heads > 1) combine_heads(item, branch.method.group, n_pages);
-  select_pages(branch.method, page_size, item.page_scores.data(), n_pages, item.pages);
+  if (item.segment->see.replay && item.scored_pages > 0) {
+    replay_pages(shape, layer, item, n_pages);
+  } else {
+    select_pages(branch.method, page_size, item.page_scores.data(), n_pages, item.pages);
+  }
   trace_pages(shape, layer, item, item.pages, !scores_open);
   for (int32_t p : item.pages) append_tokens(item, int64_t{p} * page_size, std::min<int64_t>(item.n, int64_t{p + 1} * page_size));
 }
@@ -178,7 +214,7 @@ void list_keys(const AttentionShape& shape, int64_t layer, ListItem& item) {
   switch (item.segment->prefill ? Reading::dense : reading_of(o, layer, item.n)) {
     case Reading::dense:
       append_tokens(item, 0, item.n);
-      if (item.segment->trace) {
+      if (item.segment->see.trace) {
         const int page_size = branch.pages.page_size();
         std::vector<int32_t> all(static_cast<size_t>((item.n + page_size - 1) / page_size));
         for (size_t i = 0; i < all.size(); ++i) all[i] = static_cast<int32_t>(i);

@@ -20,14 +20,20 @@ struct CudaBranch : Branch {
   // was dropped and the lists are not stored. 0 before the first decode step.
   int64_t kept = 0;
   bool dropped = false;
+  bool first_step = false;  // the step under way is the first
   Buffer<int32_t> kept_tokens;
   Buffer<float> kept_scores;
+  // H2O's starting scores [n_layers * n_kv_heads, max_context] of the first `summed` tokens: only while a prefill with
+  // h2o_prefill collects them. Shared by forks, copied before a fork's own prefill adds to them.
+  std::shared_ptr<Buffer<float>> column_sums;
+  int64_t summed = 0;
 
   explicit CudaBranch(std::shared_ptr<KvPool> p) : Branch(PageTable(p->pages(), p->page_size())), pool(std::move(p)) {}
 
   // Shares the pages; device memory of the fork's own is filled when it first runs.
   CudaBranch(const CudaBranch& other)
-      : Branch(other), pool(other.pool), last_logits(other.last_logits), kept(other.kept), dropped(other.dropped) {
+      : Branch(other), pool(other.pool), last_logits(other.last_logits), kept(other.kept), dropped(other.dropped),
+        column_sums(other.column_sums), summed(other.summed) {
     const auto copy = [](auto& to, const auto& from) {
       to.resize(from.size());
       if (from.size() == 0) return;

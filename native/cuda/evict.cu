@@ -37,9 +37,14 @@ __global__ void QUEST_LAUNCH_BOUNDS(kThreads) evict_kernel(EvictParams p) {
   float* score = p.scores + (static_cast<int64_t>(blockIdx.y) * s.n_kv_heads + which) * p.logit_stride;
   const int kept = row.kept;
 
+  const float* first = row.first_scores ? row.first_scores + (static_cast<int64_t>(s.layer) * s.n_kv_heads + which) * row.first_stride : nullptr;
   for (int j = tid; j < kept; j += kThreads) {
-    // A longer list is a prompt at its first step: nothing has been accumulated.
-    float total = accumulated && j < kept - 1 && kept - 1 <= row.budget ? accumulated[j] : 0.0f;
+    float total = 0;
+    if (first) {
+      if (j < kept - 1) total = first[j];
+    } else if (accumulated && j < kept - 1 && kept - 1 <= row.budget) {
+      total = accumulated[j];  // a longer list is a prompt at its first step: nothing has been accumulated
+    }
     for (int h = head0; h < head0 + heads; ++h) {
       const int64_t at = static_cast<int64_t>(blockIdx.y) * s.n_heads + h;
       total += exp2f(p.logits[at * p.logit_stride + j] - p.norms[2 * at]) / p.norms[2 * at + 1];

@@ -15,14 +15,6 @@ namespace {
 constexpr int64_t kFeedRows = 512;       // rows of a feeding pass
 constexpr int64_t kPoolContexts = 8;     // a pool holds at most this many full contexts, even where memory would allow more
 
-// Analyses that only the CPU executor has.
-void check_method(const MethodOptions& o) {
-  const auto fail = [](const std::string& what) { throw Error("E_UNSUPPORTED", what + " is not available on the GPU", "use --device cpu"); };
-  if (o.method == Method::oracle) fail("the method oracle");
-  if (o.only_layer >= 0) fail("only_layer");
-  if (o.method == Method::h2o && o.h2o_prefill) fail("h2o_prefill");
-}
-
 // A stream of our own on one GPU; the first member, so that the device is chosen before anything is allocated.
 struct Stream {
   int device;
@@ -80,7 +72,7 @@ class CudaExecutor final : public Executor {
     stream_.use();
     const auto& from = static_cast<const CudaBranch&>(parent);
     check_fork(from, options, from.kept > 0);
-    check_method(options);
+    if (options.method == Method::h2o && options.h2o_prefill && from.kept == 0) check_collected(from, from.summed);
     auto branch = std::make_shared<CudaBranch>(from);
     branch->method = options;
     branch->counters = {};
@@ -93,7 +85,7 @@ class CudaExecutor final : public Executor {
     auto& b = static_cast<CudaBranch&>(branch);
     check_append(b, ids);
     if (b.kept > 0) throw Error("E_PREFILL", "this branch has dropped tokens; a dense prefill cannot follow");
-    if (h2o_prefill) throw Error("E_UNSUPPORTED", "h2o_prefill is not available on the GPU", "use --device cpu, or H2O without h2o_prefill");
+    if (h2o_prefill) check_collecting(b, b.summed);
     const auto total = static_cast<int64_t>(ids.size());
     for (int64_t done = 0; done < total; done += kMaxRows) {
       const int64_t n = std::min(kMaxRows, total - done);
@@ -101,6 +93,7 @@ class CudaExecutor final : public Executor {
       w.branch = &b;
       w.ids = ids.subspan(static_cast<size_t>(done), static_cast<size_t>(n));
       w.prefill = true;
+      w.column_sums = h2o_prefill;
       w.keep_last = done + n == total;
       forward_.run({&w, 1}, job);
       job.report(done + n, total);
@@ -113,10 +106,12 @@ class CudaExecutor final : public Executor {
     int64_t total = 0;
     for (const FeedRequest& r : requests) {
       check_append(static_cast<CudaBranch&>(*r.branch), r.ids);
-      if (r.recall_top > 0) throw Error("E_UNSUPPORTED", "recall is not measured on the GPU", "use --device cpu");
       total += static_cast<int64_t>(r.ids.size());
     }
     check_feed(spec_, requests);
+    for (const FeedRequest& r : requests) {
+      if (!r.replay.empty()) throw Error("E_UNSUPPORTED", "page lists are replayed on the CPU only");
+    }
     for (FeedRequest& r : requests) size_outputs(spec_, r);
     // One pass reads one pool; branches whose steps depend on positions alone run whole chunks, the others one step each.
     std::map<std::pair<const KvPool*, bool>, std::vector<Cursor>> cursors;

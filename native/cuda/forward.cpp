@@ -103,8 +103,21 @@ static void prepare_branch(const ModelSpec& spec, const Work& w, Pinned<int32_t>
     check(cudaMemcpyAsync(b.table.get() + from, staging.get(), count * sizeof(int32_t), cudaMemcpyHostToDevice, stream), "page table");
     b.uploaded = static_cast<int64_t>(pages.size());
   }
+  if (w.column_sums) {
+    const auto sums = static_cast<size_t>(spec.n_layers * spec.n_kv_heads * spec.max_context);
+    if (!b.column_sums) {
+      b.column_sums = std::make_shared<Buffer<float>>(sums);
+    } else if (b.column_sums.use_count() > 1) {
+      auto own = std::make_shared<Buffer<float>>(sums);
+      check(cudaMemcpyAsync(own->get(), b.column_sums->get(), sums * sizeof(float), cudaMemcpyDeviceToDevice, stream), "column sums");
+      check(cudaStreamSynchronize(stream), "column sums");  // the shared ones may be freed now
+      b.column_sums = std::move(own);
+    }
+    b.summed += rows;
+  }
   if (w.prefill || !is_evictor(b)) return;
-  if (b.kept == 0) {
+  b.first_step = b.kept == 0;
+  if (b.first_step) {
     b.kept = base;
     const auto lists = static_cast<size_t>(spec.n_layers * kept_sets_per_layer(b.method.method, spec.n_kv_heads) * (b.method.budget_tokens + 1));
     b.kept_tokens.resize(lists);
@@ -121,6 +134,7 @@ static void finish_branch(CudaBranch& b, bool prefill) {
     b.dropped = b.dropped || b.kept > b.method.budget_tokens;
     b.kept = std::min(b.kept, b.method.budget_tokens);
   }
+  b.first_step = false;
   b.broken = false;
 }
 
@@ -136,7 +150,9 @@ void Forward::enqueue_rows(Pass& pass, const RowGroup& group, int64_t layer) {
   if (group.rows.empty()) return;
   const int64_t heads = spec_.n_heads, kv_heads = spec_.n_kv_heads, lists = group.own_lists ? heads : kv_heads;
   const int64_t d = spec_.head_dim, stride = (heads + 2 * kv_heads) * d;
-  const int64_t score_stride = bucket(group.pages), logit_stride = bucket(group.kept), list_stride = std::max<int64_t>(1, group.list_pages);
+  const bool by_tokens = group.scoring == Scoring::token_logits;
+  const int64_t score_stride = bucket(by_tokens ? group.keys : group.pages), logit_stride = bucket(group.kept);
+  const int64_t list_stride = std::max<int64_t>(1, group.list_pages);
   int shift = 0;
   while (1 << shift < pass.page_size) ++shift;
   const auto grow = [&](auto& buffer, int64_t least, size_t usual) {
@@ -144,9 +160,16 @@ void Forward::enqueue_rows(Pass& pass, const RowGroup& group, int64_t layer) {
     forget_graphs();  // they hold the old address
     buffer.resize(std::max(usual, static_cast<size_t>(least)));
   };
+  // Selectors by logits, and recall, look at every key of every query head.
+  const int64_t top_scores = group.recall_top > 0 ? heads * bucket(group.keys) : 0, tops = heads * group.recall_top;
   if (group.selects) {
     grow(scores_, lists * score_stride, kScoreFloats);
     grow(lists_, lists * list_stride, kListEntries);
+  }
+  if (tops > 0) {
+    grow(scores_, top_scores, kScoreFloats);
+    grow(tops_, tops, kListEntries);
+    grow(shares_, kMaxDecodeRows * heads, 0);
   }
   if (group.evicts) {
     grow(kept_logits_, heads * logit_stride, kScoreFloats);
@@ -158,6 +181,7 @@ void Forward::enqueue_rows(Pass& pass, const RowGroup& group, int64_t layer) {
   if (group.selects) {
     most = std::min({most, static_cast<int64_t>(scores_.size()) / (lists * score_stride), static_cast<int64_t>(lists_.size()) / (lists * list_stride)});
   }
+  if (tops > 0) most = std::min({most, static_cast<int64_t>(scores_.size()) / top_scores, static_cast<int64_t>(tops_.size()) / tops});
   if (group.evicts) {
     most = std::min({most, static_cast<int64_t>(kept_logits_.size()) / (heads * logit_stride), static_cast<int64_t>(kept_totals_.size()) / (kv_heads * logit_stride)});
   }
@@ -167,7 +191,13 @@ void Forward::enqueue_rows(Pass& pass, const RowGroup& group, int64_t layer) {
     const int64_t count = std::min(most, total - begin);
     const auto n = static_cast<int>(count);
     const auto* rows = reinterpret_cast<const DecodeRow*>(plan_device_.get() + pass.rows_at) + group.first + begin;
-    if (group.selects) {
+    const void* kv = pass.pool->kv(layer);
+    if (group.selects && group.scoring != Scoring::bounds) {
+      token_logits({rows, n, shape, qkv_.get(), stride, kv, scores_.get(), score_stride, group.keys, !by_tokens}, launch_here());
+      DecodeShape scored = shape;
+      if (by_tokens) scored.page_shift = 0;  // tokens are pages of one
+      top_k({rows, n, scored, scores_.get(), score_stride, score_stride, lists_.get(), static_cast<int32_t>(list_stride), nullptr}, launch_here());
+    } else if (group.selects) {
       estimate({rows, n, shape, qkv_.get(), stride, pass.pool->metadata(layer), pass.pool->kv(layer), pass.pool->capacity(), scores_.get(),
                 score_stride, estimate_blocks(shape, n, score_stride, sms_)},
                launch_here());
@@ -175,35 +205,69 @@ void Forward::enqueue_rows(Pass& pass, const RowGroup& group, int64_t layer) {
              open_selected_.get() + group.first + begin},
             launch_here());
     }
-    decode_attention({rows, n, shape, qkv_.get(), stride, q_sinks_.get(), pass.pool->kv(layer), lists_.get(), static_cast<int32_t>(list_stride),
+    if (by_tokens) {
+      list_attention({rows, n, shape, qkv_.get(), stride, kv, lists_.get(), list_stride, attn_.get()}, launch_here());
+    } else {
+      decode_attention({rows, n, shape, qkv_.get(), stride, q_sinks_.get(), kv, lists_.get(), static_cast<int32_t>(list_stride),
                       attn_.get(), group.tokens, decode_splits(shape, n, sms_), partials_.get(), arrivals_.get(),
                       group.evicts ? kept_logits_.get() : nullptr, logit_stride, group.evicts ? kept_norms_.get() : nullptr},
                      launch_here());
+    }
+    if (tops > 0) {
+      const auto* top_rows = reinterpret_cast<const DecodeRow*>(plan_device_.get() + pass.top_rows_at) + group.first + begin;
+      const int64_t top_stride = bucket(group.keys);
+      token_logits({rows, n, shape, qkv_.get(), stride, kv, scores_.get(), top_stride, group.keys, false}, launch_here());
+      DecodeShape by_head = shape;
+      by_head.page_shift = 0;
+      by_head.n_lists = static_cast<int>(heads);
+      top_k({top_rows, n, by_head, scores_.get(), top_stride, top_stride, tops_.get(), static_cast<int32_t>(group.recall_top), nullptr}, launch_here());
+      recall({rows, top_rows, n, shape, tops_.get(), group.recall_top, lists_.get(), list_stride, by_tokens, shares_.get()}, launch_here());
+    }
     if (group.evicts) {
       evict_kept({rows, n, shape, kept_logits_.get(), logit_stride, kept_norms_.get(), kept_totals_.get()}, launch_here());
     }
-    if (!pass.traced) continue;
-    // Traces are for analysis: the lists come back layer by layer.
-    const auto entries = static_cast<size_t>(count * lists * list_stride);
-    lists_host_.reserve(std::max<size_t>(entries, 1));
-    if (group.selects) {
-      check(cudaMemcpyAsync(lists_host_.get(), lists_.get(), entries * sizeof(int32_t), cudaMemcpyDeviceToHost, stream_), "trace");
+    if (pass.examined()) examine_rows(pass, group, layer, begin, count, list_stride);
+  }
+}
+
+// Brings back what a launch of decode rows chose and attended, for those who asked.
+void Forward::examine_rows(Pass& pass, const RowGroup& group, int64_t layer, int64_t begin, int64_t count, int64_t list_stride) {
+  const int64_t heads = spec_.n_heads, lists = group.own_lists ? heads : spec_.n_kv_heads;
+  const bool by_tokens = group.scoring == Scoring::token_logits;
+  const auto entries = static_cast<size_t>(count * lists * list_stride), shares = static_cast<size_t>(group.recall_top > 0 ? count * heads : 0);
+  lists_host_.reserve(std::max<size_t>(entries, 1));
+  shares_host_.reserve(std::max<size_t>(shares, 1));
+  if (group.selects) {
+    check(cudaMemcpyAsync(lists_host_.get(), lists_.get(), entries * sizeof(int32_t), cudaMemcpyDeviceToHost, stream_), "page lists");
+  }
+  if (shares > 0) check(cudaMemcpyAsync(shares_host_.get(), shares_.get(), shares * sizeof(float), cudaMemcpyDeviceToHost, stream_), "recall");
+  synchronize("page lists");
+  std::vector<int32_t> pages;
+  for (int64_t i = 0; i < count; ++i) {
+    const ReadRow& r = group.rows[static_cast<size_t>(begin + i)];
+    const Segment& s = pass.segments[r.segment];
+    const DecodeRow& row = pass.rows[static_cast<size_t>(group.first + begin + i)];
+    if (s.work->see.recall) {
+      float total = 0;
+      for (int64_t h = 0; h < heads; ++h) total += row.reading == Reading::dense ? 1.0f : shares_host_[static_cast<size_t>(i * heads + h)];
+      s.work->see.recall[r.row * spec_.n_layers + layer] = total / static_cast<float>(heads);
     }
-    synchronize("trace");
-    for (int64_t i = 0; i < count; ++i) {
-      const ReadRow& r = group.rows[static_cast<size_t>(begin + i)];
-      const Segment& s = pass.segments[r.segment];
-      const DecodeRow& row = pass.rows[static_cast<size_t>(group.first + begin + i)];
-      const int64_t skip = row.skip_layers;
-      if (!s.work->trace || layer < skip || row.reading != Reading::selector) continue;
-      const bool open_first = !row.scores_open;
-      for (int64_t h = 0; h < heads; ++h) {
-        const int32_t* list = lists_host_.get() + (i * lists + (group.own_lists ? h : h / spec_.group())) * list_stride;
-        int32_t* out = s.work->trace + ((r.row * (spec_.n_layers - skip) + layer - skip) * heads + h) * s.work->trace_width;
-        int64_t at = 0;
-        if (open_first) out[at++] = list[row.list_pages - 1];
-        for (int64_t j = 0; j + (open_first ? 1 : 0) < row.list_pages && at < s.work->trace_width; ++j) out[at++] = list[j];
+    if (row.reading != Reading::selector) continue;
+    const bool open_first = !row.scores_open;
+    for (int64_t h = 0; h < heads; ++h) {
+      const int32_t* list = lists_host_.get() + (i * lists + (group.own_lists ? h : h / spec_.group())) * list_stride;
+      pages.assign(list, list + row.list_pages);
+      if (by_tokens) {
+        for (int32_t& token : pages) token /= pass.page_size;
+        pages.erase(std::unique(pages.begin(), pages.end()), pages.end());
+        s.branch->counters.pages_attended += static_cast<int64_t>(pages.size());
       }
+      if (!s.work->see.trace) continue;
+      const int64_t skip = row.skip_layers;
+      int32_t* out = s.work->see.trace + ((r.row * (spec_.n_layers - skip) + layer - skip) * heads + h) * s.work->see.trace_width;
+      int64_t at = 0;
+      if (open_first) out[at++] = pages.back();
+      for (size_t j = 0; j + (open_first ? 1 : 0) < pages.size() && at < s.work->see.trace_width; ++j) out[at++] = pages[j];
     }
   }
 }
@@ -212,14 +276,14 @@ void Forward::enqueue_rows(Pass& pass, const RowGroup& group, int64_t layer) {
 static void trace_dense(const ModelSpec& spec, const Segment& s, int64_t row, int64_t layer) {
   const MethodOptions& o = s.branch->method;
   const int64_t n = s.base + row + 1, size = s.branch->pages.page_size(), skip = std::min(o.skip_layers, spec.n_layers);
-  if (!s.work->trace || layer < skip || selects_pages(o, static_cast<int>(size), n)) return;
+  if (!s.work->see.trace || layer < skip || selects_pages(o, static_cast<int>(size), n)) return;
   const int64_t pages = (n + size - 1) / size;
   const bool open_first = !scores_open_page(o.method);
   for (int64_t h = 0; h < spec.n_heads; ++h) {
-    int32_t* out = s.work->trace + ((row * (spec.n_layers - skip) + layer - skip) * spec.n_heads + h) * s.work->trace_width;
+    int32_t* out = s.work->see.trace + ((row * (spec.n_layers - skip) + layer - skip) * spec.n_heads + h) * s.work->see.trace_width;
     int64_t at = 0;
     if (open_first) out[at++] = static_cast<int32_t>(pages - 1);
-    for (int64_t j = 0; j + (open_first ? 1 : 0) < pages && at < s.work->trace_width; ++j) out[at++] = static_cast<int32_t>(j);
+    for (int64_t j = 0; j + (open_first ? 1 : 0) < pages && at < s.work->see.trace_width; ++j) out[at++] = static_cast<int32_t>(j);
   }
 }
 
@@ -233,6 +297,16 @@ void Forward::enqueue_attention(Pass& pass, const LayerPlan& plan, int64_t layer
                        static_cast<int>(piece.rows - first), static_cast<int>(s.base + first), static_cast<int>(spec_.n_heads),
                        static_cast<int>(spec_.n_kv_heads), static_cast<int>(d), pass.page_size, pass.pool->capacity(), weights_.type},
                       launch_here());
+    if (s.work->see.recall) {
+      for (int64_t r = 0; r < piece.rows; ++r) s.work->see.recall[r * spec_.n_layers + layer] = 1;
+    }
+    if (!s.work->column_sums) continue;
+    column_norms_.reserve(static_cast<size_t>(2 * kMaxRows * spec_.n_heads));
+    column_sums({qkv_.get() + s.row0 * stride, stride, pass.pool->kv(layer), s.branch->table.get(), column_norms_.get(),
+                 s.branch->column_sums->get() + layer * spec_.n_kv_heads * spec_.max_context, spec_.max_context, static_cast<int>(piece.rows),
+                 static_cast<int>(s.base), static_cast<int>(spec_.n_heads), static_cast<int>(spec_.n_kv_heads), static_cast<int>(d),
+                 pass.page_size, weights_.type},
+                launch_here());
   }
   for (const RowGroup& g : plan.groups) enqueue_rows(pass, g, layer);
   if (!pass.traced) return;
@@ -297,7 +371,7 @@ static std::vector<int64_t> shape_of(const Pass& pass, bool greedy) {
   for (const LayerPlan& plan : pass.layers) {
     key.insert(key.end(), {plan.begin, plan.end});
     for (const RowGroup& g : plan.groups) {
-      key.insert(key.end(), {static_cast<int64_t>(g.rows.size()), g.first, g.selects, g.tokens, g.evicts, g.list_pages, bucket(g.pages), bucket(g.kept)});
+      key.insert(key.end(), {static_cast<int64_t>(g.rows.size()), g.first, g.selects, g.tokens, g.evicts, g.list_pages, bucket(g.keys), bucket(g.pages), bucket(g.kept)});
     }
   }
   return key;
@@ -370,7 +444,7 @@ void Forward::launch_pass(Pass& pass, bool greedy, const JobControl& job) {
     enqueue_layers(pass, control);
     if (greedy) enqueue_step(pass);
   };
-  if (!graphs_ || !single_rows || prefills || pass.traced) return enqueue(&job);
+  if (!graphs_ || !single_rows || prefills || pass.examined()) return enqueue(&job);
   job.check();
   // Scratch grows in enqueue_rows, which a capture must not see: the first pass of a shape runs as it is, the second captures.
   const auto key = shape_of(pass, greedy);
@@ -422,6 +496,7 @@ Pass Forward::begin(std::span<Work> works) {
   std::memcpy(plan_host_.get() + pass.ids_at, pass.ids.data(), pass.ids.size() * sizeof(int32_t));
   std::memcpy(plan_host_.get() + pass.tasks_at, pass.tasks.data(), pass.tasks.size() * sizeof(AppendTask));
   if (!pass.rows.empty()) std::memcpy(plan_host_.get() + pass.rows_at, pass.rows.data(), pass.rows.size() * sizeof(DecodeRow));
+  if (!pass.top_rows.empty()) std::memcpy(plan_host_.get() + pass.top_rows_at, pass.top_rows.data(), pass.top_rows.size() * sizeof(DecodeRow));
   return pass;
 }
 

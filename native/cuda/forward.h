@@ -51,6 +51,7 @@ class Forward {
   void enqueue_layers(Pass& pass, const JobControl* job);
   void enqueue_attention(Pass& pass, const LayerPlan& plan, int64_t layer);
   void enqueue_rows(Pass& pass, const RowGroup& group, int64_t layer);
+  void examine_rows(Pass& pass, const RowGroup& group, int64_t layer, int64_t begin, int64_t count, int64_t list_stride);
   void project(int64_t rows, const float* norm, const void* in, const void* weight, void* out, int64_t n, int64_t k, Epilogue epilogue);
   void enqueue_step(Pass& pass);
   void launch_pass(Pass& pass, bool greedy, const JobControl& job);
@@ -76,8 +77,8 @@ class Forward {
   Buffer<int32_t> next_ids_, targets_;
 
   // Scratch of the decode rows.
-  Buffer<float> scores_, partials_, kept_logits_, kept_norms_, kept_totals_;
-  Buffer<int32_t> lists_, open_selected_;
+  Buffer<float> scores_, partials_, kept_logits_, kept_norms_, kept_totals_, shares_, column_norms_;
+  Buffer<int32_t> lists_, open_selected_, tops_;
   Buffer<unsigned> arrivals_;
 
   // The plan of a pass, on both sides.
@@ -88,6 +89,7 @@ class Forward {
   Pinned<int32_t> table_host_;
   Pinned<float> logits_host_;
   Pinned<int32_t> lists_host_;
+  Pinned<float> shares_host_;
 
   std::map<std::vector<int64_t>, Graph> graphs_by_shape_;
 };

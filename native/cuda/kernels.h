@@ -147,6 +147,8 @@ struct DecodeRow {
   int32_t kept_lists, kept_stride; // lists per layer (1 or n_kv_heads), entries between lists
   int32_t* kept_tokens;            // [layers, kept_lists, kept_stride] ascending
   float* kept_scores;              // the same shape; accumulated scores, or null (TOVA)
+  const float* first_scores;       // [layers, n_kv_heads, first_stride] what the prefix's tokens start from, at the first step of
+  int64_t first_stride;            // an H2O that looked at its prefill; else null
 };
 
 struct DecodeShape {
@@ -220,6 +222,64 @@ struct EvictParams {
   float* scores;  // [n_rows, n_kv_heads, logit_stride] scratch
 };
 void evict_kept(const EvictParams&, const Launch&);
+
+// Analyses: exact, simple, not for speed ------------------------------------------------------------------------------
+
+struct TokenLogitsParams {
+  const DecodeRow* rows;
+  int n_rows;
+  DecodeShape shape;
+  const void* q;  // [rows, ...] half, rotated
+  int64_t q_stride;
+  const void* kv;
+  float* logits;  // [n_rows, n_heads, stride] of tokens, or the highest of each page
+  int64_t stride;
+  int64_t max_tokens;  // of any row
+  bool by_page;
+};
+void token_logits(const TokenLogitsParams&, const Launch&);
+
+struct ListAttentionParams {
+  const DecodeRow* rows;  // rows that are not selectors in this layer are left alone
+  int n_rows;
+  DecodeShape shape;
+  const void* q;
+  int64_t q_stride;
+  const void* kv;
+  const int32_t* lists;  // [n_rows, n_heads, list_stride] tokens; the row's list_pages counts them
+  int64_t list_stride;
+  void* out;  // [rows, n_heads * head_dim] half
+};
+void list_attention(const ListAttentionParams&, const Launch&);
+
+struct RecallParams {
+  const DecodeRow* rows;
+  const DecodeRow* top_rows;  // list_pages: entries of the row's top lists
+  int n_rows;
+  DecodeShape shape;
+  const int32_t* tops;  // [n_rows, n_heads, top_stride] tokens
+  int64_t top_stride;
+  const int32_t* lists;  // what selectors attended, ascending: pages, or tokens
+  int64_t list_stride;
+  bool token_lists;
+  float* shares;  // [n_rows, n_heads] of the top tokens, how many were attended
+};
+void recall(const RecallParams&, const Launch&);
+
+// Attention that each key receives from a prefill's rows, added to what earlier rows gave.
+struct ColumnSumsParams {
+  const void* q;  // as in PrefillParams
+  int64_t q_stride;
+  const void* kv;
+  const int32_t* table;
+  float* norms;  // [rows, n_heads, 2] scratch: maximum (units of log2) and sum of each row's softmax
+  float* sums;   // [n_kv_heads, stride]; keys of these rows start at 0
+  int64_t stride;
+  int rows, base;
+  int n_heads, n_kv_heads, head_dim, page_size;
+  Half type;
+};
+void column_sums(const ColumnSumsParams&, const Launch&);
 
 // Benchmarks ----------------------------------------------------------------------------------------------------------
 

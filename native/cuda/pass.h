@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "core/executor.h"
+#include "core/requests.h"
 #include "cuda/branch.h"
 #include "cuda/kernels.h"
 
@@ -15,8 +16,8 @@ struct Work {
   CudaBranch* branch = nullptr;
   std::span<const int32_t> ids;
   bool prefill = false;
-  int32_t* trace = nullptr;  // [ids, sparse layers, n_heads, trace_width] or null
-  int64_t trace_width = 0;
+  bool column_sums = false;  // prefill: collect H2O's starting scores
+  Examined see;              // of the ids
 
   float* logits = nullptr;           // [ids, vocab] or null
   std::span<const int32_t> targets;  // [ids] or empty
@@ -37,14 +38,20 @@ struct ReadRow {
   int64_t row;  // within the segment
 };
 
-// Decode rows that one sequence of launches serves: those whose query heads share lists, or those with lists of their own.
+// What a list is chosen by.
+enum class Scoring : uint8_t { bounds, page_logits, token_logits };
+
+// Decode rows that one sequence of launches serves: their query heads share lists, or each has its own.
 struct RowGroup {
   bool own_lists = false;
+  Scoring scoring = Scoring::bounds;
   std::vector<ReadRow> rows;
   int64_t first = 0;        // index of the first row's DecodeRow in the plan
   bool selects = false, tokens = false, evicts = false;  // some row does
   int64_t list_pages = 0;   // the longest list
+  int64_t keys = 0;         // the most keys a row sees
   int64_t pages = 0;        // the most pages a row has
+  int64_t recall_top = 0;   // the most top tokens that a row's recall asks for
   int64_t kept = 0;         // the most tokens kept
 };
 
@@ -58,7 +65,7 @@ struct PrefillPiece {
 struct LayerPlan {
   int64_t begin, end;
   std::vector<PrefillPiece> prefill;
-  RowGroup groups[2];
+  RowGroup groups[4];  // shared lists, own lists, the oracle's pages, the oracle's tokens
 };
 
 struct Pass {
@@ -66,16 +73,22 @@ struct Pass {
   std::vector<LayerPlan> layers;
   std::vector<AppendTask> tasks;
   std::vector<DecodeRow> rows;
+  std::vector<DecodeRow> top_rows;  // beside rows where recall is measured: selectors of each row's top tokens
   std::vector<int32_t> ids;
   int64_t n_rows = 0;
   bool sinks = false;
-  bool traced = false;
+  bool traced = false;    // some work wants its page lists
+  bool recalled = false;  // some work wants its recall
+  bool token_lists = false;  // some row reads a list of single tokens: the pages it touches are counted on the host
   bool drop_last = false;  // a prefill whose last layer only needs its last row, or none
   const KvPool* pool = nullptr;
   int page_size = 0;
 
   // Where the plan's parts are in the device's copy, in bytes; its size.
-  size_t tasks_at = 0, rows_at = 0, ids_at = 0, bytes = 0;
+  size_t tasks_at = 0, rows_at = 0, top_rows_at = 0, ids_at = 0, bytes = 0;
+
+  // Somebody looks at every layer as it passes.
+  bool examined() const { return traced || recalled || token_lists; }
 };
 
 // Plans a pass whose branches' page tables have already been extended. Evictors' kept counts are advanced by their new token.
@@ -85,7 +98,7 @@ Pass plan_pass(const ModelSpec& spec, std::span<Work> works, std::span<const int
 bool selects_pages(const MethodOptions& options, int page_size, int64_t n);
 bool has_own_lists(const MethodOptions& options, int64_t group);
 
-// Adds a pass to its branches' counters. open_selected[i]: lists of rows[i] that held a partly filled open page.
+// Adds a pass to its branches' counters; the pages that token lists touch are counted as the lists are seen. open_selected[i]: lists of rows[i] that held a partly filled open page.
 void count_pass(const ModelSpec& spec, const Pass& pass, const int32_t* open_selected);
 
 }  // namespace quest::cuda

@@ -92,8 +92,8 @@ class Fixture {
     s.base = b.length() - rows;
     s.prefill = prefill;
     s.column_sums = column_sums;
-    s.recall_top = 10;
-    s.recall = recall;
+    s.see.recall_top = 10;
+    s.see.recall = recall;
     s.sparse.assign(static_cast<size_t>(rows), 0);
     std::vector<float> out(static_cast<size_t>(rows * c_.heads * c_.d), std::nanf(""));
     attend(pool_, kernels_, shape_, 0, segments, q(s.base), q_sinks(s.base), out.data());
