@@ -97,7 +97,9 @@ function cuda() {
     if (skipped > 0) process.stdout.write(`${skipped} CUDA tests skipped: no GPU on this machine\n`);
     return { passed: r.tests - r.failures - r.disabled - skipped, failed: r.failures };
   });
-  count(runsOrRefuses(join(root, build, 'quest.node')));
+  const addon = join(root, build, 'quest.node');
+  count(runsOrRefuses(addon));
+  count(run(bin('vitest'), ['run', 'test/cli/gpu_memory.test.ts'], { QUEST_ADDON: addon }));
 }
 
 /** The addon with the CUDA backend loads on any machine: it runs on a GPU where there is one and says why not elsewhere. */

@@ -218,4 +218,16 @@ Napi::Object to_js(Napi::Env env, const GpuReport& report) {
   return o;
 }
 
+Napi::Object to_js(Napi::Env env, const GpuMemoryPlan& plan) {
+  Napi::Object o = Napi::Object::New(env);
+  const auto set = [&](const char* name, int64_t v) { o.Set(name, static_cast<double>(v)); };
+  set("weightBytes", plan.weight_bytes);
+  set("workspaceBytes", plan.workspace_bytes);
+  set("reservedBytes", plan.reserved_bytes);
+  set("kvBytesPerPage", plan.kv_page_bytes);
+  set("metadataBytesPerPage", plan.metadata_page_bytes);
+  set("pages", plan.pages);
+  return o;
+}
+
 }  // namespace quest::addon

@@ -34,5 +34,6 @@ Napi::Int32Array to_js(Napi::Env env, const std::vector<int32_t>& values);
 Napi::Object to_js(Napi::Env env, const Counters& counters);
 Napi::Object to_js(Napi::Env env, const ExecutorInfo& info);
 Napi::Object to_js(Napi::Env env, const GpuReport& report);
+Napi::Object to_js(Napi::Env env, const GpuMemoryPlan& plan);
 
 }  // namespace quest::addon

@@ -44,6 +44,17 @@ Napi::Value choose(const Napi::CallbackInfo& info) {
   });
 }
 
+Napi::Value plan(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  return guarded(env, [&]() -> Napi::Value {
+    if (!info[1].IsObject()) throw Error("E_ARGUMENT", "options must be an object");
+    const auto options = info[1].As<Napi::Object>();
+    const int64_t page_size = integer_field(options, "pageSize"), free_bytes = integer_field(options, "freeBytes");
+    if (page_size < 1 || page_size > 128) throw Error("E_PAGE_SIZE", "page_size must be a power of two from 1 to 128");
+    return to_js(env, plan_gpu_memory(model_spec(info[0]), static_cast<int>(page_size), free_bytes));
+  });
+}
+
 Napi::Value create_job(const Napi::CallbackInfo& info) { return Instance::of(info.Env()).job.New({}); }
 
 Napi::Object init(Napi::Env env, Napi::Object exports) {
@@ -56,6 +67,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("cpuInfo", Napi::Function::New(env, cpu_info));
   exports.Set("gpus", Napi::Function::New(env, gpus));
   exports.Set("chooseDevice", Napi::Function::New(env, choose));
+  exports.Set("planGpuMemory", Napi::Function::New(env, plan));
   exports.Set("createJob", Napi::Function::New(env, create_job));
   exports.Set("loadModel", Napi::Function::New(env, Model::load));
   return exports;

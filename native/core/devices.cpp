@@ -50,6 +50,15 @@ GpuReport gpu_report() {
 #endif
 }
 
+GpuMemoryPlan plan_gpu_memory(const ModelSpec& spec, int page_size, int64_t free_bytes) {
+#ifdef QUEST_HAVE_CUDA
+  return cuda::plan_memory(spec, page_size, free_bytes);
+#else
+  (void)spec, (void)page_size, (void)free_bytes;
+  throw Error("E_DEVICE", "the GPU's memory cannot be planned: " + unusable(0), "build it where nvcc is: npm run build:cuda");
+#endif
+}
+
 DeviceChoice choose_device(const ModelSpec& spec, const std::string& device) {
   if (device == "cpu") return {"cpu", ""};
   if (device == "auto") {

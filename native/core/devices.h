@@ -28,6 +28,18 @@ struct GpuReport {
 
 GpuReport gpu_report();
 
+// How a GPU's memory would be divided for a model: weights and workspace first; of what is left a reserve, and pages.
+struct GpuMemoryPlan {
+  int64_t weight_bytes = 0, workspace_bytes = 0;
+  int64_t reserved_bytes = 0;                         // scratch that grows on first use, the driver's own
+  int64_t kv_page_bytes = 0, metadata_page_bytes = 0; // of one page over all layers
+  int64_t pages = 0;                                  // that the cache would have
+};
+
+// For a GPU with `free_bytes` (GpuInfo has them), which need not be there. Throws Error E_DEVICE in a build without the CUDA
+// backend and E_UNSUPPORTED when its kernels do not cover the model.
+GpuMemoryPlan plan_gpu_memory(const ModelSpec& spec, int page_size, int64_t free_bytes);
+
 struct DeviceChoice {
   std::string device;  // "cpu" or "cuda:N"
   std::string note;    // why `auto` does not take the GPU that the machine has; else empty

@@ -119,7 +119,11 @@ DeviceWeights::DeviceWeights(const ModelSpec& spec, Half half, cudaStream_t stre
   place(spec, w, stream);
 }
 
-void DeviceWeights::place(const ModelSpec& spec, const Weights& weights, cudaStream_t stream) {
+int64_t DeviceWeights::bytes_of(const ModelSpec& spec) {
+  return static_cast<int64_t>(DeviceWeights(Half::fp16).place(spec, Weights::map(spec), nullptr, true));
+}
+
+size_t DeviceWeights::place(const ModelSpec& spec, const Weights& weights, cudaStream_t stream, bool measure) {
   const DType matrix = type == Half::bf16 ? DType::bf16 : DType::fp16;
   // Where everything goes, then the copies: all memory is taken at once, so that a model that does not fit says so first.
   std::vector<std::function<void(Uploader&, unsigned char*)>> copies;
@@ -159,11 +163,13 @@ void DeviceWeights::place(const ModelSpec& spec, const Weights& weights, cudaStr
     put({&l.gate, &l.up}, matrix, [=, this](unsigned char* p) { layers[i].gate_up = p; });
     put({&l.down}, matrix, [=, this](unsigned char* p) { layers[i].down = p; });
   }
+  if (measure) return total;
   memory_.resize(total);
   for (const auto& name : names) name(memory_.get());
   if (spec.tied_embeddings) lm_head = embed;
   Uploader uploader(stream);
   for (const auto& copy : copies) copy(uploader, memory_.get());
+  return total;
 }
 
 }  // namespace quest::cuda

@@ -32,10 +32,14 @@ class DeviceWeights {
   const float* norm;    // [hidden]
   const float* inv_freq;
   std::vector<DeviceLayer> layers;
+  // What the first constructor takes of the GPU's memory. Maps the files; needs no GPU.
+  static int64_t bytes_of(const ModelSpec& spec);
   int64_t bytes() const { return static_cast<int64_t>(memory_.size()); }
 
  private:
-  void place(const ModelSpec& spec, const Weights& weights, cudaStream_t stream);
+  explicit DeviceWeights(Half half) : type(half) {}
+  // Returns the bytes of all; only those where `measure` is set.
+  size_t place(const ModelSpec& spec, const Weights& weights, cudaStream_t stream, bool measure = false);
 
   Buffer<unsigned char> memory_;
 };

@@ -7,13 +7,13 @@
 
 #include "core/requests.h"
 #include "cuda/forward.h"
+#include "cuda/memory_plan.h"
 
 namespace quest::cuda {
 
 namespace {
 
 constexpr int64_t kFeedRows = 512;       // rows of a feeding pass
-constexpr int64_t kPoolContexts = 8;     // a pool holds at most this many full contexts, even where memory would allow more
 
 // A stream of our own on one GPU; the first member, so that the device is chosen before anything is allocated.
 struct Stream {

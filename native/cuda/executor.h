@@ -17,6 +17,9 @@ std::string not_covered(const ModelSpec& spec);
 
 GpuReport gpu_report();
 
+// As plan_gpu_memory in core/devices.h.
+GpuMemoryPlan plan_memory(const ModelSpec& spec, int page_size, int64_t free_bytes);
+
 // Throws Error E_DEVICE when the GPU cannot be used and E_UNSUPPORTED when the kernels do not cover the model.
 std::unique_ptr<Executor> make_cuda_executor(const ModelSpec& spec, int index);
 

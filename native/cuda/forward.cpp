@@ -4,6 +4,8 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "cuda/memory_plan.h"
+
 namespace quest::cuda {
 
 namespace {
@@ -36,22 +38,21 @@ Forward::Forward(const ModelSpec& spec, const DeviceWeights& weights, cudaStream
   check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "cudaDeviceGetAttribute");
   overlap_ = major >= 9 && flag("QUEST_CUDA_OVERLAP", true);
   graphs_ = flag("QUEST_CUDA_GRAPHS", true);
-  const auto rows = static_cast<size_t>(kMaxRows);
-  const auto d = static_cast<size_t>(spec.head_dim), heads = static_cast<size_t>(spec.n_heads), kv_heads = static_cast<size_t>(spec.n_kv_heads);
-  x_.resize(rows * static_cast<size_t>(spec.hidden));
-  xn_.resize(rows * static_cast<size_t>(spec.hidden));
-  qkv_.resize(rows * (heads + 2 * kv_heads) * d);
-  attn_.resize(rows * heads * d);
-  gate_up_.resize(rows * 2 * static_cast<size_t>(spec.ffn));
-  act_.resize(rows * static_cast<size_t>(spec.ffn));
-  logits_.resize(static_cast<size_t>(kLogitRows * spec.vocab));
-  nll_.resize(rows);
-  next_ids_.resize(rows);
-  targets_.resize(2 * rows);  // gathered rows, then their targets
-  partials_.resize(size_t{kDecodePartials} * heads * (d + 2));
-  arrivals_.resize(static_cast<size_t>(kMaxDecodeRows) * heads);
+  const WorkspaceSizes sizes = workspace_sizes(spec);
+  x_.resize(sizes.x);
+  xn_.resize(sizes.xn);
+  qkv_.resize(sizes.qkv);
+  attn_.resize(sizes.attn);
+  gate_up_.resize(sizes.gate_up);
+  act_.resize(sizes.act);
+  logits_.resize(sizes.logits);
+  nll_.resize(sizes.nll);
+  next_ids_.resize(sizes.next_ids);
+  targets_.resize(sizes.targets);
+  partials_.resize(sizes.partials);
+  arrivals_.resize(sizes.arrivals);
   check(cudaMemsetAsync(arrivals_.get(), 0, arrivals_.size() * sizeof(unsigned), stream_), "memset");
-  small_host_.resize(3 * rows);
+  small_host_.resize(3 * static_cast<size_t>(kMaxRows));
 }
 
 Forward::~Forward() {

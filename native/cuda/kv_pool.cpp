@@ -1,14 +1,10 @@
 #include "cuda/kv_pool.h"
 
-#include <algorithm>
+#include "cuda/memory_plan.h"
 
 namespace quest::cuda {
 
 namespace {
-
-// What stays free: scratch that grows on first use, forks' tables, evictors' lists, the driver's own.
-constexpr double kKeptFreeShare = 0.08;
-constexpr int64_t kKeptFreeBytes = int64_t{640} << 20;
 
 std::string mib(int64_t bytes) { return std::to_string(bytes >> 20) + " MiB"; }
 
@@ -24,10 +20,8 @@ KvPool::KvPool(const ModelSpec& spec, int page_size, int64_t most_tokens)
       page_elements_(spec.n_kv_heads * 2 * page_size * spec.head_dim), metadata_elements_(spec.n_kv_heads * 2 * spec.head_dim) {
   size_t free = 0, total = 0;
   check(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
-  const int64_t page_bytes = n_layers_ * (page_elements_ + metadata_elements_) * 2;
-  const auto kept_free = std::max(kKeptFreeBytes, static_cast<int64_t>(static_cast<double>(free) * kKeptFreeShare));
-  const int64_t fit = std::max<int64_t>(0, static_cast<int64_t>(free) - kept_free) / page_bytes;
-  pages_ = std::min(fit, (most_tokens + page_size - 1) / page_size);
+  const int64_t page_bytes = kv_page_bytes(spec, page_size) + metadata_page_bytes(spec);
+  pages_ = pages_that_fit(spec, page_size, static_cast<int64_t>(free), most_tokens);
   numbers_ = "one token's keys and values take " + std::to_string(page_bytes / page_size) + " bytes over " +
              std::to_string(n_layers_) + " layers, and " + mib(static_cast<int64_t>(free)) + " of the GPU's " +
              mib(static_cast<int64_t>(total)) + " were free";

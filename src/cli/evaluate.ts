@@ -202,8 +202,7 @@ export async function describePlan(evaluation: Evaluation, cores: number): Promi
   const have = new Set(readJournal(folder, plan.task.rowShape).map((row) => row.key));
   checkFolderPlan(folder, plan, hasResults(folder, have.size));
   const size = await measurePlan(plan, (key) => have.has(key));
-  const memory = planMemory(evaluation);
-  checkRunMemory(settings, checkpoint.spec, memory);
+  const memory = checkRunMemory(settings, checkpoint.spec, planMemory(evaluation));
   const time = roughSeconds(checkpoint, plan, size, cores);
   const n = (value: number) => value.toLocaleString('en-US');
   const lines: [string, string][] = [

@@ -27,6 +27,11 @@ export interface MemoryEstimate {
   forks: number;
   workspace: number;
   total: number;
+  /** Pages of the shared prefill, and of all that branches add. */
+  pages: number;
+  forkPages: number;
+  /** Tokens of a page. */
+  pageSize: number;
 }
 
 /** Node, the binary, thread stacks and buffers that do not depend on the model. */
@@ -43,7 +48,8 @@ export function estimateMemory(request: MemoryRequest): MemoryEstimate {
   const kv = pages * pageSize * kvToken;
   const metadata = pages * kvToken;
   const evictorLists = evictors * tokens * spec.nLayers * spec.nKvHeads * 8;
-  const forks = branches * branchPages * (pageSize + 1) * kvToken + evictorLists;
+  const forkPages = branches * branchPages;
+  const forks = forkPages * (pageSize + 1) * kvToken + evictorLists;
   const activations = PREFILL_CHUNK * 4 * (4 * spec.hidden + 3 * spec.nHeads * spec.headDim + 2 * spec.ffn);
   const logits = Math.max(1, branches) * spec.vocab * 4 * 2;
   const workspace = BASE_BYTES + activations + logits + (request.extraBytes ?? 0);
@@ -54,6 +60,9 @@ export function estimateMemory(request: MemoryRequest): MemoryEstimate {
     forks,
     workspace,
     total: weightBytes + kv + metadata + forks + workspace,
+    pages,
+    forkPages,
+    pageSize,
   };
 }
 

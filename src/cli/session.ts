@@ -7,6 +7,7 @@ import type { GroupMode, MethodName } from '../runtime/addon.js';
 import { chooseDevice, describeDevice, Model } from '../runtime/index.js';
 import type { CommandContext } from './commands.js';
 import { checkMemory, describeMemory, type MemoryEstimate } from './memory.js';
+import { checkGpuMemory, fitDevice } from './memory_gpu.js';
 import type { Settings } from './settings.js';
 import { withTransfer } from './transfer.js';
 
@@ -75,11 +76,18 @@ export function singleCell(settings: Settings, checkpoint: Checkpoint, method: s
   return cell;
 }
 
-/** Refuses what cannot fit in main memory. The GPU's loader and cache refuse by themselves, with the GPU's numbers. */
-export function checkRunMemory(settings: Settings, spec: ModelSpec, memory: MemoryEstimate): void {
-  const device = settings.string('device');
-  if (device !== 'cpu' && chooseDevice(spec, device).device !== 'cpu') return;
-  checkMemory(memory, settings.maybeNumber('max-memory'));
+/** Refuses what cannot fit on the device of the run; returns what the run needs there. */
+export function checkRunMemory(settings: Settings, spec: ModelSpec, memory: MemoryEstimate): MemoryEstimate {
+  const limit = settings.maybeNumber('max-memory');
+  const asked = settings.string('device');
+  const device = asked === 'cpu' ? 'cpu' : chooseDevice(spec, asked).device;
+  if (device === 'cpu') {
+    checkMemory(memory, limit);
+    return memory;
+  }
+  const fit = fitDevice(spec, memory, device, limit);
+  checkGpuMemory(device, fit, limit);
+  return fit.estimate;
 }
 
 /** Refuses what cannot fit, then loads the weights. */
@@ -89,10 +97,10 @@ export async function loadModel(
   checkpoint: Checkpoint,
   memory: MemoryEstimate,
 ): Promise<Model> {
-  checkRunMemory(settings, checkpoint.spec, memory);
+  const needed = checkRunMemory(settings, checkpoint.spec, memory);
   const preset = presetNote(settings);
   if (preset !== undefined) context.out.note(`${checkpoint.name}: ${preset}, from the model's preset`);
-  context.out.detail(`memory: about ${describeMemory(memory)}`);
+  context.out.detail(`memory: about ${describeMemory(needed)}`);
   const { device, note } = chooseDevice(checkpoint.spec, settings.string('device'));
   if (note !== undefined) context.out.note(note);
   const model = await Model.load(checkpoint.spec, {

@@ -2,9 +2,18 @@
 
 import { readFile } from 'node:fs/promises';
 import path from 'node:path';
+import { runInNewContext } from 'node:vm';
 import { QuestError } from '../errors.js';
 import type { Checkpoint } from './checkpoint.js';
-import { isNotFound, isObject, type JsonObject, readJsonObject, unreadable } from './fields.js';
+import {
+  base,
+  fileSize,
+  isNotFound,
+  isObject,
+  type JsonObject,
+  readJsonObject,
+  unreadable,
+} from './fields.js';
 
 export interface ChatTemplate {
   /** `vicuna-v1.1`, or the file that holds it. */
@@ -35,7 +44,21 @@ const tokenText = (value: unknown): string => {
   return typeof text === 'string' ? text : '';
 };
 
+/** Templates have some kilobytes. */
+const MAX_TEMPLATE_BYTES = 1 << 20;
+/** A template is a program of somebody else's; one that does not end must not hang the run. */
+const RENDER_TIMEOUT_MS = 10_000;
+
+const unusable = (name: string, why: string, cause?: unknown) =>
+  new QuestError('E_TEMPLATE', `the chat template in ${name} cannot be used: ${why}`, {
+    hint: 'leave it out with --chat none',
+    cause,
+  });
+
 async function readOptional(file: string): Promise<string | undefined> {
+  const size = await fileSize(file);
+  if (size !== undefined && size > MAX_TEMPLATE_BYTES)
+    throw unusable(base(file), `it has ${size} bytes; at most ${MAX_TEMPLATE_BYTES} are accepted`);
   try {
     return await readFile(file, 'utf8');
   } catch (error) {
@@ -49,12 +72,16 @@ async function jinjaTemplate(
   text: string,
   config: JsonObject,
   addsBos: boolean,
+  timeoutMs: number,
 ): Promise<ChatTemplate> {
   const failed = (cause: unknown) =>
-    new QuestError('E_TEMPLATE', `the chat template in ${name} cannot be used: ${(cause as Error).message}`, {
-      hint: 'leave it out with --chat none',
+    unusable(
+      name,
+      (cause as { code?: unknown }).code === 'ERR_SCRIPT_EXECUTION_TIMEOUT'
+        ? `it takes longer than ${timeoutMs / 1000} s`
+        : (cause as Error).message,
       cause,
-    });
+    );
   const { Template } = await import('@huggingface/jinja');
   const bos = tokenText(config.bos_token);
   let template: InstanceType<typeof Template>;
@@ -68,14 +95,17 @@ async function jinjaTemplate(
     render(message) {
       let rendered: string;
       try {
-        rendered = template.render({
-          messages: [{ role: 'user', content: message }],
-          add_generation_prompt: true,
-          // Llama 3's templates write a date; today's would make another prompt every day, so it is their own default.
-          date_string: '26 Jul 2024',
-          bos_token: bos,
-          eos_token: tokenText(config.eos_token),
-        });
+        const render = () =>
+          template.render({
+            messages: [{ role: 'user', content: message }],
+            add_generation_prompt: true,
+            // Llama 3's templates write a date; today's would make another prompt every day, so it is their own default.
+            date_string: '26 Jul 2024',
+            bos_token: bos,
+            eos_token: tokenText(config.eos_token),
+          });
+        // Only for the time limit: what runs is our interpreter, not the template.
+        rendered = runInNewContext('render()', { render }, { timeout: timeoutMs }) as string;
       } catch (cause) {
         throw failed(cause);
       }
@@ -86,7 +116,10 @@ async function jinjaTemplate(
 }
 
 /** The template of a checkpoint: its preset's, Vicuna's for its kin, else the one its files hold; undefined for base models. */
-export async function findChatTemplate(checkpoint: Checkpoint): Promise<ChatTemplate | undefined> {
+export async function findChatTemplate(
+  checkpoint: Checkpoint,
+  timeoutMs = RENDER_TIMEOUT_MS,
+): Promise<ChatTemplate | undefined> {
   const { name, dir, preset } = checkpoint;
   if (preset?.chat === 'none') return undefined;
   if (preset?.chat === VICUNA.name) return VICUNA;
@@ -97,5 +130,5 @@ export async function findChatTemplate(checkpoint: Checkpoint): Promise<ChatTemp
   const text = file ?? templateText(config.chat_template);
   if (text === undefined) return undefined;
   const { addsBos } = await checkpoint.tokenizer();
-  return jinjaTemplate(file === undefined ? 'tokenizer_config.json' : own, text, config, addsBos);
+  return jinjaTemplate(file === undefined ? 'tokenizer_config.json' : own, text, config, addsBos, timeoutMs);
 }

@@ -156,12 +156,27 @@ export interface NativeGpuReport {
   gpus: NativeGpu[];
 }
 
+/** How a GPU's memory would be divided; the loader and the cache go by the same numbers. */
+export interface NativeGpuMemoryPlan {
+  weightBytes: number;
+  workspaceBytes: number;
+  /** Stays free: scratch that grows on first use, the driver's own. */
+  reservedBytes: number;
+  /** Of one page over all layers. */
+  kvBytesPerPage: number;
+  metadataBytesPerPage: number;
+  /** Pages of the cache, all sequences together. */
+  pages: number;
+}
+
 export interface NativeAddon {
   version: string;
   cpuInfo(): NativeCpuInfo;
   gpus(): NativeGpuReport;
   /** What `auto`, `cpu`, `cuda` or `cuda:N` means for a model; `note` says why `auto` does not take a GPU that is there. */
   chooseDevice(spec: ModelSpec, device: string): { device: string; note?: string };
+  /** For a GPU with `freeBytes`, which need not be there. Throws E_DEVICE without the CUDA backend, E_UNSUPPORTED for its kernels' sake. */
+  planGpuMemory(spec: ModelSpec, options: { pageSize: number; freeBytes: number }): NativeGpuMemoryPlan;
   createJob(): NativeJob;
   loadModel(
     job: NativeJob,

@@ -7,6 +7,7 @@ import {
   type FeedResult,
   type GenerateOptions,
   type MethodOptions,
+  type NativeGpuMemoryPlan,
   type NativeModel,
   type NativeModelInfo,
   type NativeSequence,
@@ -32,6 +33,20 @@ const ignore = () => {};
 /** What `--device` means for a model; `note` says why `auto` does not take a GPU that is there. */
 export const chooseDevice = (spec: ModelSpec, device: string): { device: string; note?: string } =>
   addon().chooseDevice(spec, device);
+
+/** Bytes that `cuda:N` has free now. */
+export function freeGpuMemory(device: string): number {
+  const index = Number(device.slice('cuda:'.length));
+  return addon()
+    .gpus()
+    .gpus.find((gpu) => gpu.index === index)!.freeBytes;
+}
+
+/** How the memory of a GPU with `freeBytes` would be divided; the loader goes by the same numbers. */
+export const planGpuMemory = (
+  spec: ModelSpec,
+  options: { pageSize: number; freeBytes: number },
+): NativeGpuMemoryPlan => addon().planGpuMemory(spec, options);
 
 /** `cuda:0, NVIDIA H100 80GB HBM3, cuBLAS` or `cpu, avx2, 8 threads`. */
 export const describeDevice = ({ device, gpu, simd, threads }: DeviceInfo): string =>

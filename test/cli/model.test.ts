@@ -113,8 +113,16 @@ test('info: batch, a small memory, and the longest context that fits in it', asy
   expect(at.total_bytes).toBeLessThanOrEqual(200 * 2 ** 20);
   expect(over.total_bytes).toBeGreaterThan(200 * 2 ** 20);
   const table = await model(cache, ['info', 'quest-tiny', '--max-memory', '1M']);
-  expect(table.stdout).toMatch(/^longest_context_tokens +0, more does not fit$/m);
-  expect(table.stderr).toContain(`${config.max_position_embeddings} tokens need`);
+  expect(table.stdout).toMatch(
+    /^device +weight +kv +metadata +workspace +total +available +longest_context_tokens$/m,
+  );
+  expect(table.stdout).toMatch(/^cpu .* 1 MB +0$/m);
+  expect(table.stderr).toMatch(
+    new RegExp(
+      `^cpu: ${config.max_position_embeddings} tokens need .* 1 MB can be used; no context fits$`,
+      'm',
+    ),
+  );
 });
 
 test('kill -9 in the middle of the weights, then the rest only', async () => {

@@ -73,6 +73,19 @@ describe('chat templates', () => {
     expect([chat?.name, chat?.render('x')]).toEqual(['chat_template.jinja', 'file x']);
   });
 
+  test('templates that do not end, or that no model could have, are one clear error', async () => {
+    const loop = '{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}';
+    const chat = await findChatTemplate(
+      checkpoint('m', { 'tokenizer_config.json': { chat_template: loop } }),
+      200,
+    );
+    expect(() => chat?.render('x')).toThrow(/takes longer than 0\.2 s/);
+    const huge = checkpoint('m', { 'chat_template.jinja': 'x'.repeat((1 << 20) + 1) });
+    await expect(findChatTemplate(huge)).rejects.toThrow(
+      /it has 1048577 bytes; at most 1048576 are accepted/,
+    );
+  });
+
   test('broken templates are one clear error', async () => {
     const broken = { 'tokenizer_config.json': { chat_template: '{% for %}' } };
     await expect(findChatTemplate(checkpoint('m', broken))).rejects.toThrow(

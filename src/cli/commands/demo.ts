@@ -11,7 +11,7 @@ import { describeMemory } from '../memory.js';
 import { checkRoom, type Prompt, readPrompt } from '../prompt.js';
 import { type Runner, race } from '../race.js';
 import { openScreen } from '../screen.js';
-import { openRun, singleCell } from '../session.js';
+import { checkRunMemory, openRun, singleCell } from '../session.js';
 import type { Settings } from '../settings.js';
 
 /** Long enough that a sparse method is much faster, short enough that two cores prefill it in seconds. */
@@ -103,7 +103,8 @@ export async function run(context: CommandContext): Promise<number> {
     out.data(
       `prefill ${prefillIds.length} tokens${question}, then at most ${maxTokens} steps of each of ${names}\n`,
     );
-    out.data(`memory  about ${describeMemory(branchMemory(plan))}\n`);
+    const memory = checkRunMemory(settings, checkpoint.spec, branchMemory(plan));
+    out.data(`memory  about ${describeMemory(memory)}\n`);
     return 0;
   }
   const tokenizer: Tokenizer = await checkpoint.tokenizer();

@@ -8,7 +8,7 @@ import type { CommandContext } from '../commands.js';
 import { describeMemory } from '../memory.js';
 import type { Output } from '../output.js';
 import { checkRoom, readPrompt } from '../prompt.js';
-import { openRun, singleCell } from '../session.js';
+import { checkRunMemory, openRun, singleCell } from '../session.js';
 import { createTextStream, whereTheyPart } from '../stream.js';
 
 function describeParting(
@@ -55,7 +55,8 @@ export async function run(context: CommandContext): Promise<number> {
     const question = stepIds.length === 0 ? '' : `, feed ${stepIds.length} as decode steps`;
     const names = cells.map(cellName).join(' and ');
     out.data(`prefill ${prefillIds.length} tokens${question}, then at most ${maxTokens} steps of ${names}\n`);
-    out.data(`memory  about ${describeMemory(branchMemory(plan))}\n`);
+    const memory = checkRunMemory(settings, checkpoint.spec, branchMemory(plan));
+    out.data(`memory  about ${describeMemory(memory)}\n`);
     return 0;
   }
   if (prompt.format !== undefined) out.note(`chat format: ${prompt.format}`);

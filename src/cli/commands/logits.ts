@@ -11,7 +11,7 @@ import type { MethodOptions } from '../../runtime/addon.js';
 import type { CommandContext } from '../commands.js';
 import { parseIds, readText } from '../input.js';
 import { describeMemory, estimateMemory } from '../memory.js';
-import { loadModel, openRun, singleCell } from '../session.js';
+import { checkRunMemory, loadModel, openRun, singleCell } from '../session.js';
 import type { Settings } from '../settings.js';
 
 async function readIds(
@@ -104,7 +104,8 @@ export async function run(context: CommandContext): Promise<number> {
     context.out.data(
       `prefill ${prompt.length} tokens, then ${steps.length} decode steps through ${cellName(cell)}\n`,
     );
-    context.out.data(`memory  about ${describeMemory(memory)}\n`);
+    const needed = checkRunMemory(settings, checkpoint.spec, memory);
+    context.out.data(`memory  about ${describeMemory(needed)}\n`);
     return 0;
   }
 
