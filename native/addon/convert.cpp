@@ -106,6 +106,7 @@ ModelSpec model_spec(const Napi::Value& value) {
   const auto f = freq.As<Napi::Float32Array>();
   s.inv_freq.assign(f.Data(), f.Data() + f.ElementLength());
   s.rope_attention_factor = static_cast<float>(number_field(rope, "attentionFactor"));
+  if (!o.Get("randomWeights").IsUndefined()) s.random_weights = string_field(o, "randomWeights");
   if (!o.Get("files").IsArray()) wrong("files", "an array");
   const auto files = o.Get("files").As<Napi::Array>();
   for (uint32_t i = 0; i < files.Length(); ++i) {

@@ -6,7 +6,7 @@
 namespace quest::addon {
 
 struct Instance {
-  Napi::FunctionReference job, model, sequence;
+  Napi::FunctionReference job, model, sequence, kernel_bench;
 
   static Instance& of(Napi::Env env) { return *env.GetInstanceData<Instance>(); }
 };

@@ -6,6 +6,7 @@
 #include "addon/convert.h"
 #include "addon/instance.h"
 #include "addon/job.h"
+#include "addon/kernel_bench.h"
 #include "addon/model.h"
 #include "addon/sequence.h"
 #include "cpu/kernels.h"
@@ -62,6 +63,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   instance->job = Napi::Persistent(Job::define(env));
   instance->model = Napi::Persistent(Model::define(env));
   instance->sequence = Napi::Persistent(Sequence::define(env));
+  instance->kernel_bench = Napi::Persistent(KernelBenchObject::define(env));
   env.SetInstanceData(instance);
   exports.Set("version", QUEST_VERSION);
   exports.Set("cpuInfo", Napi::Function::New(env, cpu_info));
@@ -69,6 +71,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("chooseDevice", Napi::Function::New(env, choose));
   exports.Set("planGpuMemory", Napi::Function::New(env, plan));
   exports.Set("createJob", Napi::Function::New(env, create_job));
+  exports.Set("createKernelBench", Napi::Function::New(env, KernelBenchObject::create));
   exports.Set("loadModel", Napi::Function::New(env, Model::load));
   return exports;
 }

@@ -32,6 +32,7 @@ struct ModelSpec {
   float rope_attention_factor = 1.0f;
   bool tied_embeddings = false;
   bool qkv_bias = false;  // the projections to queries, keys and values add a bias
+  std::string random_weights;  // "fp16": made up, for benchmarks, and no files are read; else empty
   std::vector<std::string> files;
   std::map<std::string, TensorRef> tensors;  // canonical names, see src/model/spec.ts
 

@@ -43,6 +43,7 @@ Tensor resolve(const ModelSpec& spec, const std::vector<MappedFile>& files, cons
 
 Weights Weights::map(const ModelSpec& spec) {
   spec.validate();
+  if (!spec.random_weights.empty()) return random_weights(spec);
   Weights w;
   for (const auto& path : spec.files) w.files.emplace_back(path);
   const auto get = [&](const std::string& name, int64_t rows, int64_t cols) {

@@ -32,6 +32,7 @@ struct LayerWeights {
 
 struct Weights {
   std::vector<MappedFile> files;
+  std::vector<uint16_t> made;  // instead of files: random weights
   Tensor embed;    // [vocab, hidden]
   Tensor norm;     // [hidden]
   Tensor lm_head;  // [vocab, hidden]; the embedding when tied
@@ -39,8 +40,11 @@ struct Weights {
 
   int64_t bytes() const;  // distinct tensors only
 
-  // Maps the files and resolves every tensor. Throws Error that names the tensor, what was found and what was wanted.
+  // Maps the files and resolves every tensor; makes up the weights where the spec asks for that. Throws Error that names the tensor, what was found and what was wanted.
   static Weights map(const ModelSpec& spec);
 };
+
+// As spec.random_weights says. Throws Error E_UNSUPPORTED for other types than "fp16".
+Weights random_weights(const ModelSpec& spec);
 
 }  // namespace quest

@@ -44,7 +44,7 @@ Blas::~Blas() {
 }
 
 void Blas::product(const GemmParams& p, const Launch& how) {
-  if (!available()) return gemm_wgmma_covers(p) ? gemm_wgmma(p, how) : gemm(p, how);
+  if (!available()) return gemm(p, how);
   const float one = 1, beta = p.epilogue == Epilogue::residual ? 1 : 0;
   const int in = p.type == Half::fp16 ? kFp16 : kBf16, out = p.epilogue == Epilogue::half ? in : kFp32;
   // Column-major: out^T [n, rows] = weight [k, n]^T in [k, rows].

@@ -14,11 +14,6 @@
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
 #define QUEST_WGMMA_CODE
 #endif
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
-#define QUEST_CLUSTER(blocks)
-#else
-#define QUEST_CLUSTER(blocks) __cluster_dims__(blocks, 1, 1)
-#endif
 
 namespace quest::cuda {
 

@@ -75,11 +75,7 @@ struct GemmParams {
   Epilogue epilogue;
   Half type;
 };
-// Any shape with k a multiple of 8.
 void gemm(const GemmParams&, const Launch&);
-// Where it covers the shape: compute capability 9.0, k and n multiples of 8.
-bool gemm_wgmma_covers(const GemmParams&);
-void gemm_wgmma(const GemmParams&, const Launch&);
 
 // Caches --------------------------------------------------------------------------------------------------------------
 // A layer's keys and values: [page][kv head][K|V][page_size][head_dim]; its metadata: [kv head][page][min|max][head_dim].

@@ -118,6 +118,19 @@ export const COMMANDS: readonly CommandSpec[] = [
     load: () => import('./commands/iso.js'),
   },
   {
+    name: 'bench',
+    summary:
+      'speed: kernels (Figures 8 and 9), whole models with random weights (e2e, Figure 10), or beside PyTorch (compare)',
+    argument: { name: '<what>', help: 'kernels, e2e or compare' },
+    examples: [
+      'quest bench kernels --context 8192,32768 --budget 2048',
+      'quest bench kernels --kernel gemv,gemm,prefill --format md',
+      'quest bench e2e --shape llama2-7b,llama3.1-8b --budget 1024,2048,full',
+      'quest bench compare --context 32768 --budget 2048',
+    ],
+    load: () => import('./commands/bench.js'),
+  },
+  {
     name: 'generate',
     summary: 'continue a text, or follow an instruction about it, with a KV method; compare with another',
     examples: [

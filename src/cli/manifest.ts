@@ -56,13 +56,13 @@ function readManifest(path: string): Manifest | undefined {
 
 /**
  * Writes the manifest of a run that ends now. Every run that computed something stays listed under `runs`;
- * one that found all rows there leaves the manifest as it is.
+ * one that found all rows there leaves the manifest as it is. Benchmarks have no checkpoint.
  */
 export function writeManifest(
   folder: string,
   context: CommandContext,
   settings: Settings,
-  checkpoint: Checkpoint,
+  checkpoint: Checkpoint | undefined,
   run: RunRecord,
   results: { cells: unknown[]; [key: string]: unknown },
 ): void {
@@ -72,7 +72,7 @@ export function writeManifest(
   const manifest = {
     command: ['quest', ...context.argv].join(' '),
     options: settings.resolved(),
-    model: {
+    model: checkpoint && {
       name: checkpoint.name,
       fingerprint: checkpoint.fingerprint,
       weight_bytes: checkpoint.weightBytes,

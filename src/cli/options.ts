@@ -4,6 +4,7 @@
  * unit there: `budget_tokens`, `context_tokens`.
  */
 import { METHOD_NAMES, METHODS } from '../../eval/methods.js';
+import { BENCH_OPTIONS } from './options_bench.js';
 import { LONGBENCH_OPTIONS } from './options_longbench.js';
 import { TEXT_OPTIONS } from './options_ppl.js';
 import { PULL_OPTIONS } from './options_pull.js';
@@ -20,6 +21,7 @@ export type CommandName =
   | 'report'
   | 'repro'
   | 'iso'
+  | 'bench'
   | 'generate'
   | 'demo'
   | 'logits'
@@ -72,6 +74,7 @@ const ALL: readonly CommandName[] = [
   'report',
   'repro',
   'iso',
+  'bench',
   'data',
   'model',
 ];
@@ -268,6 +271,7 @@ export const OPTIONS: readonly OptionSpec[] = [
   ...REPORT_OPTIONS,
   ...REPRO_OPTIONS,
   ...ISO_OPTIONS,
+  ...BENCH_OPTIONS,
   ...PULL_OPTIONS,
   // methods
   method({
@@ -374,7 +378,7 @@ export const OPTIONS: readonly OptionSpec[] = [
     pattern: { source: /^(auto|cpu|cuda(:\d{1,3})?)$/, wanted: 'auto, cpu, cuda or cuda:N' },
     default: 'auto',
     placeholder: 'NAME',
-    commands: [...RUNNING, 'doctor'],
+    commands: [...RUNNING, 'bench', 'doctor'],
     help: 'where to compute: auto (a GPU when one can be used), cpu, cuda or cuda:N',
   }),
   global({
@@ -384,7 +388,7 @@ export const OPTIONS: readonly OptionSpec[] = [
     max: 1024,
     default: 0,
     placeholder: 'N',
-    commands: [...RUNNING, 'doctor'],
+    commands: [...RUNNING, 'bench', 'doctor'],
     help: 'CPU threads; 0 uses all cores. Results do not depend on it',
   }),
   global({
@@ -411,7 +415,7 @@ export const OPTIONS: readonly OptionSpec[] = [
     choices: ['table', 'csv', 'json', 'md'],
     default: 'table',
     placeholder: 'F',
-    commands: [...RUNNING, 'doctor', 'sweep', 'score', 'iso', 'data', 'model'],
+    commands: [...RUNNING, 'bench', 'doctor', 'sweep', 'score', 'iso', 'data', 'model'],
     help: 'form of the result on standard output',
   }),
   global({
@@ -432,7 +436,7 @@ export const OPTIONS: readonly OptionSpec[] = [
     name: 'dry-run',
     type: 'flag',
     cliOnly: true,
-    commands: [...RUNNING, 'sweep'],
+    commands: [...RUNNING, 'bench', 'sweep'],
     help: 'say what would be done and what it would cost, and stop',
   }),
   global({ name: 'quiet', short: 'q', type: 'flag', help: 'no progress and no notes' }),

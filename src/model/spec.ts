@@ -2,6 +2,9 @@
 
 export type DType = 'fp32' | 'fp16' | 'bf16';
 
+/** What matrices are stored as. */
+export type WeightType = 'fp16';
+
 /** A contiguous row-major tensor inside one of the checkpoint's files. The bytes are mapped by the native side only. */
 export interface TensorRef {
   /** Index into {@link ModelSpec.files}. */
@@ -41,6 +44,8 @@ export interface ModelSpec {
   tiedEmbeddings: boolean;
   /** The projections to queries, keys and values add a bias. */
   qkvBias: boolean;
+  /** Weights made up by the runtime, for benchmarks: no files are read. */
+  randomWeights?: WeightType;
   /** Absolute paths. */
   files: string[];
   tensors: Record<string, TensorRef>;

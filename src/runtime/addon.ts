@@ -169,6 +169,47 @@ export interface NativeGpuMemoryPlan {
   pages: number;
 }
 
+/** One layer's work; see native/core/bench.h. */
+export interface KernelCase {
+  kernel: string;
+  nHeads?: number;
+  nKvHeads?: number;
+  headDim?: number;
+  contextTokens?: number;
+  budgetTokens?: number;
+  pageSize?: number;
+  /** Matrix products and rows: [rows, k] by [n, k]. */
+  rows?: number;
+  n?: number;
+  k?: number;
+}
+
+/** Repeats until the noise is small enough or the time is over. */
+export interface TimingRules {
+  minRepeats: number;
+  noisePct: number;
+  maxSeconds: number;
+}
+
+export interface KernelTime {
+  medianUs: number;
+  /** Half of the middle 80% of the repeats, in percent of the median. */
+  noisePct: number;
+  repeats: number;
+  /** What the kernel must move and compute. */
+  bytes: number;
+  flops: number;
+}
+
+export interface NativeKernelBench {
+  readonly info: NativeModelInfo;
+  readonly kernels: string[];
+  /** Bytes per second. */
+  readBandwidth(job: NativeJob): Promise<number>;
+  time(job: NativeJob, one: KernelCase, rules: TimingRules): Promise<KernelTime>;
+  dispose(): void;
+}
+
 export interface NativeAddon {
   version: string;
   cpuInfo(): NativeCpuInfo;
@@ -178,6 +219,8 @@ export interface NativeAddon {
   /** For a GPU with `freeBytes`, which need not be there. Throws E_DEVICE without the CUDA backend, E_UNSUPPORTED for its kernels' sake. */
   planGpuMemory(spec: ModelSpec, options: { pageSize: number; freeBytes: number }): NativeGpuMemoryPlan;
   createJob(): NativeJob;
+  /** `device` is `cpu` or `cuda:N`. */
+  createKernelBench(device: string, threads: number): NativeKernelBench;
   loadModel(
     job: NativeJob,
     spec: ModelSpec,

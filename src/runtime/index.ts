@@ -53,7 +53,7 @@ export const describeDevice = ({ device, gpu, simd, threads }: DeviceInfo): stri
   gpu === undefined ? `${device}, ${simd}, ${threads} threads` : `${device}, ${gpu}`;
 
 /** Runs one native job; an aborted signal cancels it and the promise rejects with the signal's reason. */
-async function runJob<T>(
+export async function runJob<T>(
   signal: AbortSignal | undefined,
   start: (job: ReturnType<ReturnType<typeof addon>['createJob']>) => Promise<T>,
 ): Promise<T> {

@@ -109,26 +109,4 @@ TEST(Gemm, Epilogues) {
   }
 }
 
-TEST(Gemm, Wgmma) {
-  QUEST_NEEDS_GPU();
-  if (!gemm_wgmma_covers({nullptr, nullptr, nullptr, 128, 64, 64, Epilogue::half, Half::fp16})) GTEST_SKIP() << "no wgmma on this GPU or in this build";
-  const MatrixCase cases[] = {{1, 16, 8}, {17, 64, 64}, {128, 256, 128}, {129, 144, 176}, {257, 528, 1000}, {300, 272, 40}, {64, 1024, 264}};
-  for (Half type : {Half::fp16, Half::bf16}) {
-    for (const MatrixCase& c : cases) {
-      check_epilogues(c, type, false, [&](const uint16_t* in, const uint16_t* w, void* out, Epilogue e) {
-        gemm_wgmma({in, w, out, c.rows, c.n, c.k, e, type}, {});
-      });
-    }
-  }
-  // Many tiles per block, against the other kernel.
-  const size_t rows = 4500, n = 2056, k = 520;
-  Random random(1);
-  Array<uint16_t> in(random.halves(rows * k, Half::fp16)), weight(random.halves(n * k, Half::fp16)), a(rows * n), b(rows * n);
-  GemmParams p{in.get(), weight.get(), a.get(), static_cast<int>(rows), static_cast<int>(n), static_cast<int>(k), Epilogue::half, Half::fp16};
-  gemm_wgmma(p, {});
-  p.out = b.get();
-  gemm(p, {});
-  EXPECT_LT(relative_error(widen(a.host(), Half::fp16), widen(b.host(), Half::fp16)), half_step(Half::fp16));
-}
-
 }  // namespace quest::cuda::test
