@@ -31,13 +31,13 @@ struct Launch {
   bool overlap = false;
 };
 
-// One kernel over one plain Params struct.
+// One kernel over one plain Params struct. cluster: blocks along x that form a cluster (sm_90 and newer), or 0.
 template <class Params>
 void launch(const Launch& how, const char* name, void (*kernel)(Params), dim3 grid, unsigned threads, size_t shared_bytes,
-            const Params& params) {
+            const Params& params, unsigned cluster = 0) {
 #ifdef QUEST_EMULATE
   (void)name;
-  emulation::launch(how.stream, grid, threads, shared_bytes, [=] { kernel(params); });
+  emulation::launch(how.stream, grid, threads, shared_bytes, [=] { kernel(params); }, cluster);
 #else
   if (shared_bytes > 48 * 1024) {
     check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
@@ -49,11 +49,22 @@ void launch(const Launch& how, const char* name, void (*kernel)(Params), dim3 gr
   config.blockDim = dim3(threads);
   config.dynamicSmemBytes = shared_bytes;
   config.stream = how.stream;
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
-  config.attrs = &attribute;
-  config.numAttrs = how.overlap ? 1 : 0;
+  cudaLaunchAttribute attributes[2] = {};
+  config.attrs = attributes;
+  if (how.overlap) {
+    cudaLaunchAttribute& a = attributes[config.numAttrs++];
+    a.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    a.val.programmaticStreamSerializationAllowed = 1;
+  }
+  if (cluster > 0) {
+    if (cluster > 8) {
+      check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeNonPortableClusterSizeAllowed, 1), name);
+    }
+    cudaLaunchAttribute& a = attributes[config.numAttrs++];
+    a.id = cudaLaunchAttributeClusterDimension;
+    a.val.clusterDim.x = cluster;
+    a.val.clusterDim.y = a.val.clusterDim.z = 1;
+  }
   void* arguments[] = {const_cast<Params*>(&params)};
   check(cudaLaunchKernelExC(&config, reinterpret_cast<const void*>(kernel), arguments), name);
 #endif

@@ -8,6 +8,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
+#include <utility>
 #include <vector>
 
 // Saves the callee-saved registers and the stack pointer of one coroutine and continues another.
@@ -44,7 +45,8 @@ namespace {
 constexpr size_t kStackBytes = 128 * 1024;
 
 struct Fiber {
-  enum State : uint8_t { ready, at_barrier, finished } state = finished;
+  enum State : uint8_t { ready, at_barrier, at_cluster, finished } state = finished;
+  bool arrived = false;  // at the cluster's barrier
   void* sp = nullptr;
   unsigned char* stack = nullptr;
 };
@@ -57,7 +59,13 @@ struct Warp {
 
 std::vector<Fiber> fibers;
 std::vector<Warp> warps;
-std::vector<unsigned char> shared;
+std::vector<std::vector<unsigned char>> shared;  // of each block of the cluster
+unsigned block_threads = 1;
+
+[[noreturn]] void fail(const char* what) {
+  std::fprintf(stderr, "emulation: %s\n", what);
+  std::abort();
+}
 const std::function<void()>* body = nullptr;
 void* scheduler_sp = nullptr;
 unsigned current = 0;
@@ -86,12 +94,29 @@ void prepare(Fiber& f) {
   for (int i = 0; i < 6; ++i) *--top = nullptr;
   f.sp = top;
   f.state = Fiber::ready;
+  f.arrived = false;
 }
 
-void run_block(unsigned threads) {
+// Lets a barrier's threads go on when all that have not finished are there. False when some are not.
+bool release(unsigned begin, unsigned end, Fiber::State from) {
+  bool waiting = false;
+  for (unsigned t = begin; t < end; ++t) {
+    if (fibers[t].state == Fiber::finished) continue;
+    if (fibers[t].state != from) return false;
+    waiting = true;
+  }
+  for (unsigned t = begin; t < end; ++t) {
+    if (fibers[t].state == from) fibers[t].state = Fiber::ready;
+  }
+  return waiting;
+}
+
+// The blocks of one cluster (one block, for most launches), the first of which is block `first`.
+void run_blocks(unsigned blocks, unsigned threads, uint3 first) {
   static const bool reverse = std::getenv("QUEST_EMULATE_ORDER") && std::getenv("QUEST_EMULATE_ORDER")[0] == '1';
-  const unsigned n_warps = threads / 32;
-  for (unsigned t = 0; t < threads; ++t) prepare(fibers[t]);
+  const unsigned all = blocks * threads, n_warps = all / 32;
+  block_threads = threads;
+  for (unsigned t = 0; t < all; ++t) prepare(fibers[t]);
   for (unsigned w = 0; w < n_warps; ++w) warps[w].arrived = 0;
   for (;;) {
     for (unsigned i = 0; i < n_warps; ++i) {
@@ -103,23 +128,21 @@ void run_block(unsigned threads) {
           if (fibers[t].state != Fiber::ready) continue;
           any = true;
           current = t;
-          thread_index = {t, 0, 0};
+          thread_index = {t % threads, 0, 0};
+          block_index = {first.x + t / threads, first.y, first.z};
           quest_switch(&scheduler_sp, fibers[t].sp);
         }
         if (!any) break;
-        if (rounds > 50'000'000) {
-          std::fprintf(stderr, "emulation: a warp collective was not reached by all lanes\n");
-          std::abort();
-        }
+        if (rounds > 50'000'000) fail("a warp collective was not reached by all lanes");
       }
     }
-    bool waiting = false;
-    for (unsigned t = 0; t < threads; ++t) {
-      if (fibers[t].state != Fiber::at_barrier) continue;
-      fibers[t].state = Fiber::ready;
-      waiting = true;
+    bool released = false;
+    for (unsigned b = 0; b < blocks; ++b) released = release(b * threads, (b + 1) * threads, Fiber::at_barrier) || released;
+    if (released || release(0, all, Fiber::at_cluster)) continue;
+    for (unsigned t = 0; t < all; ++t) {
+      if (fibers[t].state != Fiber::finished) fail("a barrier was not reached by all threads");
     }
-    if (!waiting) return;
+    return;
   }
 }
 
@@ -139,12 +162,31 @@ void perform(std::function<void()> f) {
 
 }  // namespace
 
-unsigned char* dynamic_shared() { return shared.data(); }
+unsigned char* dynamic_shared() { return shared[current / block_threads].data(); }
 int lane() { return static_cast<int>(current % 32); }
 
 void block_barrier() {
   fibers[current].state = Fiber::at_barrier;
   yield();
+}
+
+int cluster_rank() { return static_cast<int>(current / block_threads); }
+
+void cluster_arrive() {
+  if (std::exchange(fibers[current].arrived, true)) fail("a thread arrived at the cluster's barrier twice");
+}
+
+void cluster_wait() {
+  if (!std::exchange(fibers[current].arrived, false)) fail("a thread waits at the cluster's barrier and never arrived");
+  fibers[current].state = Fiber::at_cluster;
+  yield();
+}
+
+void* remote(void* mine, int rank) {
+  const auto offset = static_cast<unsigned char*>(mine) - dynamic_shared();
+  auto& there = shared.at(static_cast<size_t>(rank));
+  if (offset < 0 || offset >= static_cast<ptrdiff_t>(there.size())) fail("a remote store outside dynamic shared memory");
+  return there.data() + offset;
 }
 
 const Slot* exchange(const Slot& mine) {
@@ -160,26 +202,27 @@ const Slot* exchange(const Slot& mine) {
   return w.slots[phase & 1];
 }
 
-void launch(cudaStream_t, dim3 grid, unsigned threads, size_t shared_bytes, std::function<void()> kernel) {
+void launch(cudaStream_t, dim3 grid, unsigned threads, size_t shared_bytes, std::function<void()> kernel, unsigned cluster) {
+  const unsigned blocks = std::max(1u, cluster);
   if (threads == 0 || threads % 32 != 0 || threads > 1024 || grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.y > 65535 ||
-      grid.z > 65535 || shared_bytes > 227 * 1024) {
-    std::fprintf(stderr, "emulation: bad launch: grid %u %u %u, %u threads, %zu bytes\n", grid.x, grid.y, grid.z, threads,
+      grid.z > 65535 || shared_bytes > 227 * 1024 || blocks > 16 || grid.x % blocks != 0) {
+    std::fprintf(stderr, "emulation: bad launch: grid %u %u %u in clusters of %u, %u threads, %zu bytes\n", grid.x, grid.y, grid.z, blocks, threads,
                  shared_bytes);
     std::abort();
   }
   perform([=] {
-    if (fibers.size() < threads) fibers.resize(threads);
-    if (warps.size() < threads / 32) warps.resize(threads / 32);
+    if (fibers.size() < blocks * threads) fibers.resize(blocks * threads);
+    if (warps.size() < blocks * threads / 32) warps.resize(blocks * threads / 32);
+    if (shared.size() < blocks) shared.resize(blocks);
     // Room for alignment is not needed: vector storage of this size is 16-byte aligned, and that is the widest access.
     body = &kernel;
     block_dim = dim3(threads);
     grid_dim = grid;
     for (unsigned z = 0; z < grid.z; ++z) {
       for (unsigned y = 0; y < grid.y; ++y) {
-        for (unsigned x = 0; x < grid.x; ++x) {
-          block_index = {x, y, z};
-          shared.assign(shared_bytes, 0xff);
-          run_block(threads);
+        for (unsigned x = 0; x < grid.x; x += blocks) {
+          for (unsigned b = 0; b < blocks; ++b) shared[b].assign(shared_bytes, 0xff);
+          run_blocks(blocks, threads, {x, y, z});
         }
       }
     }

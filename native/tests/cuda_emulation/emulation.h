@@ -33,9 +33,16 @@ struct Slot {
 extern uint3 thread_index, block_index;
 extern dim3 block_dim, grid_dim;
 
-void launch(cudaStream_t stream, dim3 grid, unsigned threads, size_t shared_bytes, std::function<void()> kernel);
+void launch(cudaStream_t stream, dim3 grid, unsigned threads, size_t shared_bytes, std::function<void()> kernel, unsigned cluster = 0);
 unsigned char* dynamic_shared();
 void block_barrier();
+
+// Clusters: the blocks of one run side by side, each with its own dynamic shared memory; kernels launched so must not use
+// static shared memory, which all blocks here share.
+int cluster_rank();
+void cluster_arrive();
+void cluster_wait();
+void* remote(void* mine, int rank);
 // Every lane of the warp gives a slot and gets all 32.
 const Slot* exchange(const Slot& mine);
 int lane();
@@ -71,6 +78,15 @@ void mma16816(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
     }
     c[i] += sum;
   }
+}
+
+inline uint32_t transpose8x8(uint32_t pair) {
+  Slot s{};
+  s.words[0] = pair;
+  const Slot* all = exchange(s);
+  const int row = lane() / 4, column = lane() % 4 * 2;
+  const auto element = [&](int i, int j) { return all[i * 4 + j / 2].words[0] >> (16 * (j % 2)) & 0xffffu; };
+  return element(column, row) | element(column + 1, row) << 16;
 }
 
 inline void load_matrix4(uint32_t (&r)[4], const void* row, bool transposed) {
