@@ -1,7 +1,7 @@
 // What every kernel file starts from: number formats, warp reductions, asynchronous copies, tensor-core fragments.
 //
 // The same kernel sources also compile as plain C++ against tests/cuda_emulation (QUEST_EMULATE), where each CUDA thread is
-// a coroutine; the few places that need PTX therefore live here and nowhere else.
+// a coroutine; the few places that need PTX therefore live here, in cluster.cuh, and nowhere else.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -175,6 +175,13 @@ __device__ inline uint32_t ordered_key(float x) {
   return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
 }
 
+__device__ inline float from_ordered_key(uint32_t key) {
+  const uint32_t bits = key & 0x80000000u ? key ^ 0x80000000u : ~key;
+  float x;
+  __builtin_memcpy(&x, &bits, 4);
+  return x;
+}
+
 // Tensor cores --------------------------------------------------------------------------------------------------------
 // m16n8k16: lane l holds of A [16, 16] rows l/4 and l/4 + 8, columns 2(l%4) + {0, 1, 8, 9}; of B [16, 8] column l/4, rows
 // 2(l%4) + {0, 1, 8, 9}; of C [16, 8] rows l/4 and l/4 + 8, columns 2(l%4) + {0, 1}.
@@ -186,6 +193,7 @@ inline void mma16816(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_
 }
 inline void load_matrix4(uint32_t (&r)[4], const void* row) { emulation::load_matrix4(r, row, false); }
 inline void load_matrix4_transposed(uint32_t (&r)[4], const void* row) { emulation::load_matrix4(r, row, true); }
+inline uint32_t transpose8x8(uint32_t pair) { return emulation::transpose8x8(pair); }
 #else
 template <class T>
 __device__ inline void mma16816(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
@@ -210,6 +218,12 @@ __device__ inline void load_matrix4(uint32_t (&r)[4], const void* row) {
 __device__ inline void load_matrix4_transposed(uint32_t (&r)[4], const void* row) {
   const auto p = static_cast<uint32_t>(__cvta_generic_to_shared(row));
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];" : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(p));
+}
+// An 8x8 matrix of 16-bit numbers, lane l holding row l/4, columns 2(l%4) + {0, 1}, becomes its transpose.
+__device__ inline uint32_t transpose8x8(uint32_t pair) {
+  uint32_t out;
+  asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(out) : "r"(pair));
+  return out;
 }
 #endif
 
