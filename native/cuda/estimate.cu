@@ -2,19 +2,17 @@
 //
 //   score[list, page] = sum_i max(q_i min_i, q_i max_i)     combined over the query heads that share a list (max or mean)
 //
-// Metadata [kv head][page][min|max][d] half, reached through the page table; scores fp32 [row, list, page]. Since min <= max
-// the larger product is q_i max_i for q_i >= 0 and q_i min_i otherwise, so the sum is q+ . max + q- . min: two fused
-// multiply-adds per element. The newest page is not scored unless the method asks (quest-paper): then its bounds are taken
-// from its keys up to the row, because later rows of the same pass may already be in the cache.
+// Metadata [kv head][page][min|max][d] half, reached through the page table; scores fp32 [row, list, page]. The arithmetic is
+// in group_tile.cuh, on tensor cores. The newest page is not scored unless the method asks (quest-paper): then its bounds are
+// taken from its keys up to the row, because later rows of the same pass may already be in the cache.
 //
-// Four warps per block, each takes tiles of 16 pages; the heads of a group share each loaded page.
+// Four warps per block, each takes tiles of 16 pages; the heads of a group share each loaded page. Where the next tile's pages
+// are is looked up a tile ahead.
 // Bytes: 4 d per page and KV head. 32 heads, d 128, 32K tokens: 33.5 MB, 10.9 us at 3.0 TB/s; 128K: 43.4 us.
-// Measured on an H100: 14.4 to 17 us (75% of the read bandwidth at best) and 50.5 us.
 // Test: quest_cuda_tests --gtest_filter='Estimate*'. Time: quest_cuda_bench attention.
 #include <algorithm>
 
-#include "cuda/dispatch.cuh"
-#include "cuda/tiles.cuh"
+#include "cuda/group_tile.cuh"
 
 namespace quest::cuda {
 
@@ -22,11 +20,10 @@ namespace {
 
 constexpr int kWarps = 4;
 constexpr int kTilePages = 16;
-constexpr int kBlocksPerSm = 5;  // that fit with 96 registers per thread
+constexpr int kBlocksPerSm = 4;
 
-template <class T, int D, int kHeads>
-__global__ void QUEST_LAUNCH_BOUNDS(kWarps * 32) estimate_kernel(EstimateParams p) {
-  using Rows = Tile<D>;
+template <class T, int D>
+__global__ void QUEST_LAUNCH_BOUNDS(kWarps * 32, kBlocksPerSm) estimate_kernel(EstimateParams p) {
   dependency_wait();
   dependency_release();
   const DecodeRow& row = p.rows[blockIdx.z];
@@ -39,96 +36,53 @@ __global__ void QUEST_LAUNCH_BOUNDS(kWarps * 32) estimate_kernel(EstimateParams 
   const int scored = row.scores_open ? full : pages - 1;  // by metadata; all of them full
   const bool own_lists = s.n_lists == s.n_heads;
 
-  float up[kHeads][8], down[kHeads][8];  // q where positive, q where negative
-#pragma unroll
-  for (int h = 0; h < kHeads; ++h) {
-    uint4 v{0, 0, 0, 0};
-    if (h < group && Rows::active(lane)) {
-      v = *reinterpret_cast<const uint4*>(static_cast<const T*>(p.q) + row.row * p.q_stride + (kv_head * group + h) * D +
-                                          Rows::column(lane) * 8);
-    }
-    float q[8];
-    unpack8<T>(v, q);
-#pragma unroll
-    for (int i = 0; i < 8; ++i) up[h][i] = fmaxf(q[i], 0.0f), down[h][i] = fminf(q[i], 0.0f);
-  }
-  const auto bound = [&](int h, const float(&low)[8], const float(&high)[8]) {
-    float sum = 0;
-#pragma unroll
-    for (int i = 0; i < 8; ++i) sum = fmaf(up[h][i], high[i], fmaf(down[h][i], low[i], sum));
-    return sum;
-  };
   float* scores = p.scores + static_cast<int64_t>(blockIdx.z) * s.n_lists * p.score_stride;
-  const auto store = [&](const float(&score)[kHeads], int page) {
+  // All lanes call it; the four of a page have its heads' scores between them.
+  const auto store = [&](float2 score, int page, bool there) {
+    const int head = 2 * (lane % 4);
     if (own_lists) {
-#pragma unroll
-      for (int h = 0; h < kHeads; ++h) {
-        if (h < group) scores[(kv_head * group + h) * p.score_stride + page] = score[h];
-      }
+      if (there && head < group) scores[(kv_head * group + head) * p.score_stride + page] = score.x;
+      if (there && head + 1 < group) scores[(kv_head * group + head + 1) * p.score_stride + page] = score.y;
       return;
     }
-    float best = kMinusInfinity, total = 0;
-#pragma unroll
-    for (int h = 0; h < kHeads; ++h) {
-      if (h >= group) continue;
-      const float x = score[h] != score[h] ? kMinusInfinity : score[h];
-      best = fmaxf(best, x);
-      total += x;
-    }
-    scores[kv_head * p.score_stride + page] = row.mean ? total / static_cast<float>(group) : best;
+    const float shared = group_score(score, group, row.mean != 0, lane);
+    if (there && lane % 4 == 0) scores[kv_head * p.score_stride + page] = shared;
   };
 
-  const T* metadata = static_cast<const T*>(p.metadata) + kv_head * p.pages * 2 * D + Rows::column(lane) * 8;
-  const int tiles = (scored + kTilePages - 1) / kTilePages;
-  for (int tile = static_cast<int>(blockIdx.x) * kWarps + warp; tile < tiles; tile += static_cast<int>(gridDim.x) * kWarps) {
-    const int own = tile * kTilePages + lane % kTilePages;
-    const int id = row.table[own < scored ? own : scored - 1];
-    uint4 low[Rows::kLoads], high[Rows::kLoads];
+  const T* metadata = static_cast<const T*>(p.metadata) + kv_head * p.pages * 2 * D + lane % 4 * 8;
+  const int tiles = (scored + kTilePages - 1) / kTilePages, step = static_cast<int>(gridDim.x) * kWarps;
+  const auto id_of = [&](int tile, int half) {
+    const int page = tile * kTilePages + half * 8 + lane / 4;
+    return page < scored ? row.table[page] : row.table[0];
+  };
+  int tile = static_cast<int>(blockIdx.x) * kWarps + warp;
+  int ids[2] = {0, 0};
+  if (tile < tiles) ids[0] = id_of(tile, 0), ids[1] = id_of(tile, 1);
+  GroupQueries<D> queries;
+  queries.load(static_cast<const T*>(p.q) + row.row * p.q_stride + kv_head * group * D, group, lane);
+  for (; tile < tiles; tile += step) {
+    uint4 low[2][D / 32], high[2][D / 32];
 #pragma unroll
-    for (int i = 0; i < Rows::kLoads; ++i) {
-      const int64_t page = __shfl_sync(kFull, id, i * Rows::kRows + Rows::row_in_load(lane));
-      const T* from = metadata + page * 2 * D;
-      low[i] = Rows::active(lane) ? load_streaming(from) : uint4{0, 0, 0, 0};
-      high[i] = Rows::active(lane) ? load_streaming(from + D) : uint4{0, 0, 0, 0};
+    for (int half = 0; half < 2; ++half) {
+      const T* from = metadata + static_cast<int64_t>(ids[half]) * 2 * D;
+#pragma unroll
+      for (int j = 0; j < D / 32; ++j) {
+        low[half][j] = load_streaming(from + j * 32);
+        high[half][j] = load_streaming(from + D + j * 32);
+      }
     }
-    float part[kHeads][Rows::kLoads];
+    if (tile + step < tiles) ids[0] = id_of(tile + step, 0), ids[1] = id_of(tile + step, 1);
 #pragma unroll
-    for (int i = 0; i < Rows::kLoads; ++i) {
-      float l[8], u[8];
-      unpack8<T>(low[i], l);
-      unpack8<T>(high[i], u);
-#pragma unroll
-      for (int h = 0; h < kHeads; ++h) part[h][i] = bound(h, l, u);
+    for (int half = 0; half < 2; ++half) {
+      const int page = tile * kTilePages + half * 8 + lane / 4;
+      store(page_scores<T, D>(queries, low[half], high[half]), page, page < scored);
     }
-    float score[kHeads];
-#pragma unroll
-    for (int h = 0; h < kHeads; ++h) score[h] = Rows::sum_rows(part[h], lane);
-    const int page = tile * kTilePages + Rows::owned_row(lane);
-    if (lane % 2 == 0 && page < scored) store(score, page);
   }
 
   if (row.scores_open && scored < pages && blockIdx.x == 0 && warp == 0) {
     const int64_t page_half = static_cast<int64_t>(size) * D;
-    const T* keys = static_cast<const T*>(p.kv) + (static_cast<int64_t>(row.table[scored]) * s.n_kv_heads + kv_head) * 2 * page_half +
-                    Rows::column(lane) * 8;
-    float low[8], high[8];
-    for (int j = 0; j < row.n - (scored << s.page_shift); ++j) {
-      float k[8];
-      unpack8<T>(Rows::active(lane) ? *reinterpret_cast<const uint4*>(keys + j * D) : uint4{0, 0, 0, 0}, k);
-#pragma unroll
-      for (int i = 0; i < 8; ++i) {
-        low[i] = j == 0 ? k[i] : fminf(low[i], k[i]);
-        high[i] = j == 0 ? k[i] : fmaxf(high[i], k[i]);
-      }
-    }
-    float score[kHeads];
-#pragma unroll
-    for (int h = 0; h < kHeads; ++h) {
-      score[h] = bound(h, low, high);
-#pragma unroll
-      for (int o = 1; o < Rows::kLanes; o *= 2) score[h] += __shfl_xor_sync(kFull, score[h], o);
-    }
-    if (lane == 0) store(score, scored);
+    const T* keys = static_cast<const T*>(p.kv) + (static_cast<int64_t>(row.table[scored]) * s.n_kv_heads + kv_head) * 2 * page_half;
+    store(open_page_scores<T, D>(queries, keys, row.n - (scored << s.page_shift), lane), scored, lane / 4 == 0);
   }
 }
 
@@ -142,16 +96,9 @@ int estimate_blocks(const DecodeShape& s, int n_rows, int64_t max_pages, int sms
 void estimate(const EstimateParams& p, const Launch& how) {
   if (p.n_rows == 0) return;
   const dim3 grid(static_cast<unsigned>(p.blocks), static_cast<unsigned>(p.shape.n_kv_heads), static_cast<unsigned>(p.n_rows));
-  const int group = p.shape.n_heads / p.shape.n_kv_heads;
   with_half(p.shape.type, [&](auto t) {
     with_head_dim(p.shape.head_dim, [&](auto d) {
-      using T = decltype(t);
-      constexpr int D = decltype(d)::value;
-      auto* kernel = group == 1   ? estimate_kernel<T, D, 1>
-                     : group == 2 ? estimate_kernel<T, D, 2>
-                     : group <= 4 ? estimate_kernel<T, D, 4>
-                                  : estimate_kernel<T, D, 8>;
-      launch(how, "estimate", kernel, grid, kWarps * 32, 0, p);
+      launch(how, "estimate", estimate_kernel<decltype(t), decltype(d)::value>, grid, kWarps * 32, 0, p);
     });
   });
 }
