@@ -17,7 +17,8 @@
 // Test: quest_cuda_tests --gtest_filter='DecodeAttention*'. Time: quest_cuda_bench attention.
 #include <algorithm>
 
-#include "cuda/dispatch.cuh"
+#include "cuda/decode_group.h"
+#include "cuda/decode_splits.cuh"
 #include "cuda/tiles.cuh"
 
 namespace quest::cuda {
@@ -25,30 +26,14 @@ namespace quest::cuda {
 namespace {
 
 constexpr int kWarps = 4;
-constexpr int kTileTokens = 16;
-constexpr int kMaxSplits = 64;
 constexpr int kMaxPartials = kDecodePartials;
-
-// The tokens one block reads: [begin, end) in list order.
-struct Split {
-  int begin, end, active;  // active: blocks that have something to do for this row and head
-};
-
-__device__ inline Split split_of(int tokens, int splits, int index) {
-  const int tiles = (tokens + kTileTokens - 1) / kTileTokens;
-  int each = (tiles + splits - 1) / splits;
-  if (each < kWarps) each = kWarps;
-  const int begin = index * each * kTileTokens, end = begin + each * kTileTokens;
-  return {begin, end < tokens ? end : tokens, (tiles + each - 1) / each};
-}
 
 // kHeads query heads share the keys; kTokens: lists may be of single tokens, or pages smaller than a tile.
 template <class T, int D, int kHeads, bool kTokens>
 __global__ void QUEST_LAUNCH_BOUNDS(kWarps * 32) decode_kernel(DecodeParams p) {
   using Rows = Tile<D>;
   __shared__ float merged[kWarps][kHeads][D + 2];  // values, maximum, sum
-  __shared__ float split_scale[kHeads][kMaxSplits];
-  __shared__ bool last;
+  __shared__ MergeScratch<kWarps> scratch;
   dependency_wait();
   dependency_release();
 
@@ -67,6 +52,8 @@ __global__ void QUEST_LAUNCH_BOUNDS(kWarps * 32) decode_kernel(DecodeParams p) {
   const int heads = own_lists ? 1 : min(kHeads, (kv_head + 1) * group - head0);
 
   const Reading reading = s.layer < row.skip_layers ? Reading::dense : row.reading;
+  if (p.selectors_done && reading == Reading::selector) return;
+  if (p.pages_done && (reading == Reading::selector || reading == Reading::dense)) return;
   const int n = row.n;
   const int32_t* list = nullptr;
   int tokens = n;
@@ -83,7 +70,7 @@ __global__ void QUEST_LAUNCH_BOUNDS(kWarps * 32) decode_kernel(DecodeParams p) {
   // Streaming: the first block takes the sinks, the others the window.
   const bool window = reading == Reading::window;
   const int index = static_cast<int>(blockIdx.x);
-  Split split = window ? split_of(row.window, p.splits - 1, index - 1) : split_of(tokens, p.splits, index);
+  Split split = window ? split_of(row.window, p.splits - 1, index - 1, kWarps) : split_of(tokens, p.splits, index, kWarps);
   if (window) {
     ++split.active;
     if (index == 0) split.begin = 0, split.end = row.sinks;
@@ -276,91 +263,7 @@ __global__ void QUEST_LAUNCH_BOUNDS(kWarps * 32) decode_kernel(DecodeParams p) {
     }
   }
   __syncthreads();
-
-  const int64_t out_row = static_cast<int64_t>(row.row) * s.n_heads * D;
-  T* out = static_cast<T*>(p.out) + out_row;
-  const int64_t at0 = static_cast<int64_t>(blockIdx.z) * s.n_heads + head0;
-  float* values_out = p.partials;                                                                    // [n_rows, n_heads, splits, D]
-  float* sums_out = p.partials + static_cast<int64_t>(gridDim.z) * s.n_heads * p.splits * D;  // [n_rows, n_heads, splits, 2]
-  for (int h = 0; h < heads; ++h) {
-    float top = kMinusInfinity;
-    for (int w = 0; w < kWarps; ++w) top = fmaxf(top, merged[w][h][D]);
-    float total = 0, scales[kWarps];
-    for (int w = 0; w < kWarps; ++w) {
-      scales[w] = merged[w][h][D + 1] > 0 ? exp2_approx(merged[w][h][D] - top) : 0.0f;
-      total += merged[w][h][D + 1] * scales[w];
-    }
-    const int64_t at = (at0 + h) * p.splits + index;
-    for (int c = static_cast<int>(threadIdx.x); c < D; c += kWarps * 32) {
-      float value = 0;
-      for (int w = 0; w < kWarps; ++w) value += merged[w][h][c] * scales[w];
-      if (split.active == 1) {
-        out[(head0 + h) * D + c] = from_float<T>(value / total);
-      } else {
-        values_out[at * D + c] = value;
-      }
-    }
-    if (threadIdx.x == 0) {
-      if (split.active > 1) {
-        sums_out[2 * at] = top;
-        sums_out[2 * at + 1] = total;
-      } else if (p.norms) {
-        p.norms[2 * (at0 + h)] = top;
-        p.norms[2 * (at0 + h) + 1] = total;
-      }
-    }
-  }
-  if (split.active == 1) return;
-
-  __threadfence();
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    const unsigned limit = static_cast<unsigned>(split.active - 1);
-    last = atomicInc(&p.arrivals[at0], limit) == limit;
-  }
-  __syncthreads();
-  if (!last) return;
-  __threadfence();
-  // One warp per head. All loads of a step are independent: one after another, 32 splits would cost 30 us.
-  if (warp >= heads) return;
-  const int64_t at = at0 + warp;
-  const float* sums = sums_out + 2 * at * p.splits;
-  float tops[kMaxSplits / 32], totals[kMaxSplits / 32], top = kMinusInfinity, total = 0;
-#pragma unroll
-  for (int i = 0; i < kMaxSplits / 32; ++i) {
-    const int j = i * 32 + lane;
-    tops[i] = j < split.active ? __ldcg(sums + 2 * j) : kMinusInfinity;
-    totals[i] = j < split.active ? __ldcg(sums + 2 * j + 1) : 0.0f;
-    top = fmaxf(top, tops[i]);
-  }
-  top = warp_max(top);
-#pragma unroll
-  for (int i = 0; i < kMaxSplits / 32; ++i) {
-    const float scale = totals[i] > 0 ? exp2_approx(tops[i] - top) : 0.0f;
-    split_scale[warp][i * 32 + lane] = scale;
-    total += totals[i] * scale;
-  }
-  total = warp_sum(total);
-  __syncwarp();
-  const auto* from = reinterpret_cast<const float4*>(values_out + at * p.splits * D);
-  if (lane * 4 < D) {
-    float4 sum4{0, 0, 0, 0};
-#pragma unroll 8
-    for (int j = 0; j < split.active; ++j) {
-      const float4 v = __ldcg(from + j * (D / 4) + lane);
-      const float scale = split_scale[warp][j];
-      sum4.x = fmaf(scale, v.x, sum4.x);
-      sum4.y = fmaf(scale, v.y, sum4.y);
-      sum4.z = fmaf(scale, v.z, sum4.z);
-      sum4.w = fmaf(scale, v.w, sum4.w);
-    }
-    const float inverse = 1.0f / total;
-    *reinterpret_cast<uint2*>(out + (head0 + warp) * D + lane * 4) = {pack2<T>(sum4.x * inverse, sum4.y * inverse), pack2<T>(sum4.z * inverse, sum4.w * inverse)};
-  }
-  if (lane == 0 && p.norms) {
-    p.norms[2 * at] = top;
-    p.norms[2 * at + 1] = total;
-  }
+  finish_split<T, D, kWarps>(p, row, index, split.active, head0, heads, [&](int w, int h) { return merged[w][h]; }, scratch);
 }
 
 template <class T, int D, int kHeads>
@@ -374,16 +277,23 @@ void launch_decode(const DecodeParams& p, unsigned head_blocks, const Launch& ho
 }  // namespace
 
 int decode_splits(const DecodeShape& s, int n_rows, int sms) {
+  const int most = std::min(kMaxSplits, kMaxPartials / n_rows);
+  if (decode_group_applies(s)) return std::max(2, std::min(decode_group_splits(s, n_rows, sms), most));
   const int group = s.n_heads / s.n_kv_heads;
   const int blocks_per_row = s.n_lists == s.n_heads ? s.n_heads : s.n_kv_heads * ((group + 3) / 4);
   // Blocks that an SM holds at head_dim 128: 128, 168 and 244 registers per thread for 1, 2 and 4 heads.
   const int per_sm = s.n_lists == s.n_heads || group == 1 ? 4 : group == 2 ? 3 : 2;
-  const int splits = per_sm * sms / (blocks_per_row * n_rows), most = kMaxPartials / n_rows;
-  return std::max(2, std::min({splits, kMaxSplits, most}));
+  return std::max(2, std::min(per_sm * sms / (blocks_per_row * n_rows), most));
 }
 
-void decode_attention(const DecodeParams& p, const Launch& how) {
-  if (p.n_rows == 0) return;
+void decode_attention(const DecodeParams& all, const Launch& how) {
+  if (all.n_rows == 0) return;
+  DecodeParams p = all;
+  if (decode_group_applies(p.shape)) {
+    decode_group(p, how);
+    if (!p.tokens) return;
+    p.pages_done = true;
+  }
   const auto group = static_cast<unsigned>(p.shape.n_heads / p.shape.n_kv_heads);
   const auto kv_heads = static_cast<unsigned>(p.shape.n_kv_heads);
   const bool own_lists = p.shape.n_lists == p.shape.n_heads && group > 1;
