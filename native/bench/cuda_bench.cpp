@@ -26,7 +26,7 @@ namespace {
 int sms = 0;
 double read_bandwidth = 0;  // bytes per second
 cudaStream_t stream = nullptr;
-bool overlap = true;
+bool overlap = true, clusters = true;
 Launch here() { return {stream, overlap}; }
 
 struct Timing {
@@ -161,13 +161,27 @@ void attention(int heads, int kv_heads, int context, const std::vector<int>& bud
     const std::string with = name + ", budget " + std::to_string(budget);
     print("top-k", with, each_copy([&](int) { select(k); }), 0);
     print("sparse attention", with, each_copy([&](int c) { decode(rows.get() + 1, c, k); }), token_bytes * budget);
-    const Timing chain = each_copy([&](int c) {
-      score(c);
-      select(k);
-      decode(rows.get() + 1, c, k);
-    });
-    print("estimate + top-k + attention", with, chain, token_bytes * (budget + pages));
-    std::printf("%-28s %-44s %9.2f x over dense\n", "", with.c_str(), dense.us / chain.us);
+    const auto chain = [&](int cluster) {
+      return each_copy([&](int c) {
+        sparse_attention({{rows.get() + 1, 1, shape, q.get(), heads * d, nullptr, kv.get() + c * kv_elements, lists.get(), k, out.get(), false, splits,
+                           partials.get(), arrivals.get(), nullptr, 0, nullptr},
+                          metadata.get() + c * meta_elements, pages, pages, cluster, true, false, scores.get(), pages, blocks, lists.get(), nullptr},
+                         here());
+      });
+    };
+    const auto line = [&](const char* what, int cluster) {
+      const Timing t = chain(cluster);
+      print(what, with + (cluster ? ", clusters of " + std::to_string(cluster) : ""), t, token_bytes * (budget + pages));
+      std::printf("%-28s %-44s %9.2f x over dense\n", "", with.c_str(), dense.us / t.us);
+    };
+    line("estimate + top-k + attention", 0);
+    const int best = sparse_cluster(shape, 1, pages, k, sms);
+    if (!clusters || best == 0) continue;
+    line("fused", best);
+    if (budget != budgets[0]) continue;
+    for (int other : {best / 2, best * 2}) {
+      if (other >= 1 && other <= 8) line("fused", other);
+    }
   }
 }
 
@@ -318,6 +332,7 @@ int main(int argc, char** argv) {
     check(cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, 0), "cudaDeviceGetAttribute");
     check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreate");
     overlap = properties.major >= 9 && !(std::getenv("QUEST_CUDA_OVERLAP") && std::getenv("QUEST_CUDA_OVERLAP")[0] == '0');
+    clusters = properties.major >= 9 && sparse_fuses();
     std::printf("%s, %d multiprocessors, programmatic launch %s\n", properties.name, sms, overlap ? "on" : "off");
     bandwidth();
     if (wanted("attention")) {

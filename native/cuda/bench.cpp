@@ -76,6 +76,8 @@ class CudaBench final : public KernelBench {
     name_ = properties.name;
     const char* off = std::getenv("QUEST_CUDA_OVERLAP");
     overlap_ = properties.major >= 9 && !(off && off[0] == '0');
+    const char* unfused = std::getenv("QUEST_CUDA_CLUSTERS");
+    clusters_ = properties.major >= 9 && sparse_fuses() && !(unfused && unfused[0] == '0');
   }
   ~CudaBench() override {
     cudaSetDevice(index_);
@@ -198,9 +200,12 @@ class CudaBench final : public KernelBench {
   }
   // The whole of a sparse step's attention, as the executor runs it.
   void chain(LayerData& l, int copy, int64_t k) {
-    score(l, copy);
-    select(l, k);
-    attend(l, 1, copy, k);
+    const int cluster = clusters_ ? sparse_cluster(l.shape, 1, l.pages, k, sms_) : 0;
+    sparse_attention({{l.rows.get() + 1, 1, l.shape, l.q.get(), l.shape.n_heads * l.shape.head_dim, nullptr, l.kv.get() + copy * l.kv_elements, l.lists.get(),
+                       static_cast<int32_t>(k), l.out.get(), false, l.splits, l.partials.get(), l.arrivals.get(), nullptr, 0, nullptr},
+                      l.metadata.get() + copy * l.metadata_elements, l.pages, l.pages, cluster, true, false, l.scores.get(), l.pages,
+                      estimate_blocks(l.shape, 1, l.pages, sms_), l.lists.get(), nullptr},
+                     here());
   }
 
   KernelTime time_decode(const KernelCase& c, const TimingRules& rules, const JobControl& job) {
@@ -332,7 +337,7 @@ class CudaBench final : public KernelBench {
   int index_;
   cudaStream_t stream_ = nullptr;
   int sms_ = 1;
-  bool overlap_ = false;
+  bool overlap_ = false, clusters_ = false;
   std::string name_;
   Blas blas_;
   std::tuple<int64_t, int64_t, int64_t, int64_t, int64_t> layer_key_;

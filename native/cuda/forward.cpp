@@ -14,11 +14,11 @@ constexpr size_t kScoreFloats = size_t{16} << 20;
 constexpr size_t kListEntries = size_t{4} << 20;
 constexpr int kMaxInputColumns = 100 * 1024;  // of a GEMV's input in shared memory
 
-// Strides that a captured graph keeps while a sequence grows: powers of two.
+// Strides that a captured graph keeps while a sequence grows: four steps to a power of two.
 int64_t bucket(int64_t n) {
   int64_t b = 64;
   while (b < n) b *= 2;
-  return b;
+  return b == 64 ? b : (n + b / 8 - 1) / (b / 8) * (b / 8);
 }
 
 bool flag(const char* name, bool otherwise) {
@@ -37,6 +37,7 @@ Forward::Forward(const ModelSpec& spec, const DeviceWeights& weights, cudaStream
   check(cudaDeviceGetAttribute(&sms_, cudaDevAttrMultiProcessorCount, device), "cudaDeviceGetAttribute");
   check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "cudaDeviceGetAttribute");
   overlap_ = major >= 9 && flag("QUEST_CUDA_OVERLAP", true);
+  clusters_ = major >= 9 && sparse_fuses() && flag("QUEST_CUDA_CLUSTERS", true);
   graphs_ = flag("QUEST_CUDA_GRAPHS", true);
   const WorkspaceSizes sizes = workspace_sizes(spec);
   x_.resize(sizes.x);
@@ -193,26 +194,24 @@ void Forward::enqueue_rows(Pass& pass, const RowGroup& group, int64_t layer) {
     const auto n = static_cast<int>(count);
     const auto* rows = reinterpret_cast<const DecodeRow*>(plan_device_.get() + pass.rows_at) + group.first + begin;
     const void* kv = pass.pool->kv(layer);
+    const DecodeParams attention{rows, n, shape, qkv_.get(), stride, q_sinks_.get(), kv, lists_.get(), static_cast<int32_t>(list_stride),
+                                 attn_.get(), group.tokens, decode_splits(shape, n, sms_), partials_.get(), arrivals_.get(),
+                                 group.evicts ? kept_logits_.get() : nullptr, logit_stride, group.evicts ? kept_norms_.get() : nullptr};
     if (group.selects && group.scoring != Scoring::bounds) {
       token_logits({rows, n, shape, qkv_.get(), stride, kv, scores_.get(), score_stride, group.keys, !by_tokens}, launch_here());
       DecodeShape scored = shape;
       if (by_tokens) scored.page_shift = 0;  // tokens are pages of one
       top_k({rows, n, scored, scores_.get(), score_stride, score_stride, lists_.get(), static_cast<int32_t>(list_stride), nullptr}, launch_here());
-    } else if (group.selects) {
-      estimate({rows, n, shape, qkv_.get(), stride, pass.pool->metadata(layer), pass.pool->kv(layer), pass.pool->capacity(), scores_.get(),
-                score_stride, estimate_blocks(shape, n, score_stride, sms_)},
-               launch_here());
-      top_k({rows, n, shape, scores_.get(), score_stride, group.pages == 0 ? 0 : score_stride, lists_.get(), static_cast<int32_t>(list_stride),
-             open_selected_.get() + group.first + begin},
-            launch_here());
     }
     if (by_tokens) {
       list_attention({rows, n, shape, qkv_.get(), stride, kv, lists_.get(), list_stride, attn_.get()}, launch_here());
+    } else if (group.selects && group.scoring == Scoring::bounds) {
+      const int cluster = clusters_ ? sparse_cluster(shape, n, score_stride, list_stride, sms_) : 0;
+      sparse_attention({attention, pass.pool->metadata(layer), pass.pool->capacity(), score_stride, cluster, group.settled, group.others, scores_.get(),
+                        score_stride, estimate_blocks(shape, n, score_stride, sms_), lists_.get(), open_selected_.get() + group.first + begin},
+                       launch_here());
     } else {
-      decode_attention({rows, n, shape, qkv_.get(), stride, q_sinks_.get(), kv, lists_.get(), static_cast<int32_t>(list_stride),
-                      attn_.get(), group.tokens, decode_splits(shape, n, sms_), partials_.get(), arrivals_.get(),
-                      group.evicts ? kept_logits_.get() : nullptr, logit_stride, group.evicts ? kept_norms_.get() : nullptr},
-                     launch_here());
+      decode_attention(attention, launch_here());
     }
     if (tops > 0) {
       const auto* top_rows = reinterpret_cast<const DecodeRow*>(plan_device_.get() + pass.top_rows_at) + group.first + begin;
@@ -372,7 +371,7 @@ static std::vector<int64_t> shape_of(const Pass& pass, bool greedy) {
   for (const LayerPlan& plan : pass.layers) {
     key.insert(key.end(), {plan.begin, plan.end});
     for (const RowGroup& g : plan.groups) {
-      key.insert(key.end(), {static_cast<int64_t>(g.rows.size()), g.first, g.selects, g.tokens, g.evicts, g.list_pages, bucket(g.keys), bucket(g.pages), bucket(g.kept)});
+      key.insert(key.end(), {static_cast<int64_t>(g.rows.size()), g.first, g.selects, g.others, g.tokens, g.evicts, g.list_pages, bucket(g.keys), bucket(g.pages), bucket(g.kept)});
     }
   }
   return key;

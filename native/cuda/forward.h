@@ -67,6 +67,7 @@ class Forward {
   Blas blas_;
   int sms_ = 1;
   bool overlap_ = false;
+  bool clusters_ = false;
   bool graphs_ = true;
 
   // [kMaxRows, ...]: residual stream fp32; half: its norm, projections, rotated sink queries, attention output, feed-forward.

@@ -60,13 +60,14 @@ __device__ inline uint4 part_of(const uint4& v) {
 // Bounds of eight pages: low, high: chunks 4j + lane%4 of page lane/4. Gives the scores of page lane/4, heads 2(lane%4) + {0, 1}.
 template <class T, int D>
 __device__ inline float2 page_scores(const GroupQueries<D>& queries, const uint4 (&low)[D / 32], const uint4 (&high)[D / 32]) {
-  float below[4] = {}, above[4] = {};
+  // Two chains of products each: one would be twice as long to wait for.
+  float below[2][4] = {}, above[2][4] = {};
 #pragma unroll
   for (int j = 0; j < D / 32; ++j) {
-    multiply_chunk<T>(below, low[j], high[j], part_of<T, false>(queries.chunk[j]));
-    multiply_chunk<T>(above, low[j], high[j], part_of<T, true>(queries.chunk[j]));
+    multiply_chunk<T>(below[j % 2], low[j], high[j], part_of<T, false>(queries.chunk[j]));
+    multiply_chunk<T>(above[j % 2], low[j], high[j], part_of<T, true>(queries.chunk[j]));
   }
-  return {below[0] + above[2], below[1] + above[3]};
+  return {below[0][0] + below[1][0] + above[0][2] + above[1][2], below[0][1] + below[1][1] + above[0][3] + above[1][3]};
 }
 
 // The same of one page that has only `count` keys yet, from the keys [count, D].
@@ -112,17 +113,16 @@ struct GroupSums {
 
   // Logits of sixteen keys in units of log2; those from `rows` on are none. keys: a tile in row_chunk order.
   __device__ static void logits(float (&score)[4], const T* keys, const GroupQueries<D>& queries, int rows, int lane) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) score[i] = 0;
+    float part[2][4] = {};
 #pragma unroll
     for (int j = 0; j < D / 32; ++j) {
       const int r = lane / 4, c = 4 * j + lane % 4;
-      multiply_chunk<T>(score, *reinterpret_cast<const uint4*>(keys + row_chunk<D>(r, c)),
+      multiply_chunk<T>(part[j % 2], *reinterpret_cast<const uint4*>(keys + row_chunk<D>(r, c)),
                         *reinterpret_cast<const uint4*>(keys + row_chunk<D>(r + 8, c)), queries.chunk[j]);
     }
     const float scale = kLog2e / sqrtf(static_cast<float>(D));
 #pragma unroll
-    for (int i = 0; i < 4; ++i) score[i] = lane / 4 + i / 2 * 8 < rows ? score[i] * scale : kMinusInfinity;
+    for (int i = 0; i < 4; ++i) score[i] = lane / 4 + i / 2 * 8 < rows ? (part[0][i] + part[1][i]) * scale : kMinusInfinity;
   }
 
   // Turns logits into the weights of the keys, rounded to half: the second operand of `add`.

@@ -206,11 +206,35 @@ struct DecodeParams {
   float* logits;         // [n_rows, n_heads, logit_stride] evictors' logits in units of log2, or null
   int64_t logit_stride;
   float* norms;  // [n_rows, n_heads, 2] evictors' maximum and sum
+  bool selectors_done = false;  // rows that select pages are not computed here
+  bool pages_done = false;      // nor rows that read everything
 };
 void decode_attention(const DecodeParams&, const Launch&);
 constexpr int kDecodePartials = 1024;  // rows x splits of a launch: what partials must have room for
 // Splits of each list that fill `sms` multiprocessors. Not a function of the length, so that captured graphs stay valid.
 int decode_splits(const DecodeShape&, int n_rows, int sms);
+
+// The whole chain of rows that select pages, estimate + top_k + decode_attention, with rows that read otherwise beside them.
+struct SparseParams {
+  DecodeParams attention;
+  const void* metadata;
+  int64_t pages;      // capacity
+  int64_t max_pages;  // of any row
+  int cluster;        // sparse_cluster(): one kernel does it all; 0: one after another, with the five below
+  bool settled;       // no row scores a page that was filled in this pass
+  bool others;        // some row does not select pages
+  float* scores;      // [n_rows, n_lists, score_stride]
+  int64_t score_stride;
+  int blocks;         // estimate_blocks()
+  int32_t* lists;     // attention.lists, to be written
+  int32_t* open_selected;  // see TopKParams
+};
+void sparse_attention(const SparseParams&, const Launch&);
+// Whether the current GPU (of compute capability 9.0 or more) has code of the fused kernel in this build.
+bool sparse_fuses();
+// Blocks that share a KV head in the fused kernel, or 0 where it does not apply: rows of up to max_pages
+// pages and lists of up to list_pages.
+int sparse_cluster(const DecodeShape&, int n_rows, int64_t max_pages, int64_t list_pages, int sms);
 
 struct EvictParams {
   const DecodeRow* rows;

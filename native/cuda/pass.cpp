@@ -100,6 +100,8 @@ LayerPlan plan_layer(const ModelSpec& spec, Pass& pass, int64_t layer) {
       pass.rows.push_back(d);
       g.keys = std::max<int64_t>(g.keys, d.n);
       g.pages = std::max(g.pages, pages_of(d.n, pass.page_size));
+      g.settled = g.settled && s.rows == 1;
+      g.others = g.others || layer < d.skip_layers || d.reading != Reading::selector;
       if (pass.recalled) pass.top_rows.push_back(top_row(d, s.work->see.recall_top));
       if (s.work->see.recall && d.reading != Reading::dense) g.recall_top = std::max<int64_t>(g.recall_top, pass.top_rows.back().list_pages);
       if (d.reading == Reading::selector) g.selects = true, g.list_pages = std::max<int64_t>(g.list_pages, d.list_pages);

@@ -48,6 +48,8 @@ struct RowGroup {
   std::vector<ReadRow> rows;
   int64_t first = 0;        // index of the first row's DecodeRow in the plan
   bool selects = false, tokens = false, evicts = false;  // some row does
+  bool others = false;      // some row does not select
+  bool settled = true;      // no row sees a page that this pass filled, but its last
   int64_t list_pages = 0;   // the longest list
   int64_t keys = 0;         // the most keys a row sees
   int64_t pages = 0;        // the most pages a row has

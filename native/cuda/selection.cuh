@@ -117,16 +117,17 @@ __device__ inline Scan block_scan(unsigned a, unsigned b, uint4* scratch) {
 constexpr int kBins = 512;        // of a histogram
 constexpr int kCandidates = 128;  // keys of one bin that are ranked directly
 
+template <int kWarps>
 struct SelectScratch {  // in shared memory, 16-byte aligned
   unsigned bins[kBins / 16 * 20];  // 16 bins in 20 words: a warp reads them all without bank conflicts
   uint32_t candidates[kCandidates];
-  uint4 counts[2 * 32];  // [2][warps]
+  uint4 counts[2 * kWarps];
   unsigned found;        // candidates
 };
 
 // A barrier before select_top makes this seen.
 template <int kThreads>
-__device__ inline void select_prepare(SelectScratch& scratch) {
+__device__ inline void select_prepare(SelectScratch<kThreads / 32>& scratch) {
   for (int i = static_cast<int>(threadIdx.x); i < kBins / 16 * 20; i += kThreads) scratch.bins[i] = 0;
   if (threadIdx.x == 0) scratch.found = 0;
 }
@@ -136,7 +137,8 @@ __device__ inline void select_prepare(SelectScratch& scratch) {
 // keys; 1 <= k <= n. Every thread of the block takes part; a barrier is needed before what `place` stored is read.
 // Three barriers on the way, loads eight at a time: all of this is latency.
 template <int kThreads, class Place>
-__device__ inline void select_top(const float* scores, int n, int k, uint32_t lowest, uint32_t highest, SelectScratch& scratch, Place&& place) {
+__device__ inline void select_top(const float* scores, int n, int k, uint32_t lowest, uint32_t highest, SelectScratch<kThreads / 32>& scratch,
+                                  Place&& place) {
   constexpr int kWarps = kThreads / 32, kBatch = 8;
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
   const auto want = static_cast<unsigned>(k);

@@ -4,7 +4,8 @@
 // (quest-paper). One block per list, the scores in its shared memory (selection.cuh); lists too long for that are counted
 // through in global memory. The order is exact in fp32.
 //
-// Bytes are few (32 lists of 2048 pages: 0.3 MB); latency is all: five barriers. Target 4 us.
+// Bytes are few (32 lists of 2048 pages: 0.3 MB); latency is all: four barriers.
+// Measured on an H100: 6 us, 9.4 us for 8192 pages (8.8 and 13.6 by counting bits); target 4 us.
 // Test: quest_cuda_tests --gtest_filter='TopK*'. Time: quest_cuda_bench attention.
 #include "cuda/dispatch.cuh"
 #include "cuda/selection.cuh"
@@ -45,7 +46,7 @@ __device__ inline void place(const TopKParams& p, const List& l, unsigned i, int
 
 template <int kThreads>
 __global__ void QUEST_LAUNCH_BOUNDS(kThreads) top_k_kernel(TopKParams p) {
-  __shared__ __align__(16) SelectScratch scratch;
+  __shared__ __align__(16) SelectScratch<kThreads / 32> scratch;
   float* scores = reinterpret_cast<float*>(dynamic_shared());
   dependency_wait();
   dependency_release();

@@ -205,7 +205,7 @@ const Slot* exchange(const Slot& mine) {
 void launch(cudaStream_t, dim3 grid, unsigned threads, size_t shared_bytes, std::function<void()> kernel, unsigned cluster) {
   const unsigned blocks = std::max(1u, cluster);
   if (threads == 0 || threads % 32 != 0 || threads > 1024 || grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.y > 65535 ||
-      grid.z > 65535 || shared_bytes > 227 * 1024 || blocks > 16 || grid.x % blocks != 0) {
+      grid.z > 65535 || shared_bytes > 227 * 1024 || blocks > 8 || grid.x % blocks != 0) {
     std::fprintf(stderr, "emulation: bad launch: grid %u %u %u in clusters of %u, %u threads, %zu bytes\n", grid.x, grid.y, grid.z, blocks, threads,
                  shared_bytes);
     std::abort();
