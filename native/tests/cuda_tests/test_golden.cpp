@@ -144,10 +144,13 @@ constexpr int kGreedyRuns = 20;
 
 // Half precision moves scores by up to a thousandth, and where two lie closer the choice of a page or of a kept token may tip:
 // no error of arithmetic, but in these tiny models it moves a step's logits by up to their own size. So each method's choices
-// are held against the fp32 scores of the CPU executor (a page may take another's place only where their scores are nearly
-// equal), and its logits against those of the CPU executor reading the same pages or tokens.
-constexpr double kChoiceGap = 0.002, kChoiceGapBf16 = 0.01;  // of the largest score of the list
-constexpr double kShareOfListsTipped = 0.1;
+// are held against what the CPU executor would choose in fp32 from the same state (few lists may differ, and a page may take
+// another's place only where their scores are nearly equal), and its logits against those of the CPU executor reading the same
+// pages or tokens. The CPU executor's own lists equal the golden ones (test/runtime), so a list that differs from those is a
+// tipped one or follows from one.
+constexpr double kChoiceGap = 0.001, kChoiceGapBf16 = 0.01;  // of the largest score of the list
+constexpr double kChoiceGapOracle = 0.002;                   // true logits cancel where bounds add up, so their largest is smaller
+constexpr double kShareOfListsTipped = 0.08;
 
 // Gives an evictor of the CPU executor the tokens that the GPU's kept after the same step. Returns how many lists differed,
 // and adds their number to `lists`.
@@ -245,7 +248,7 @@ TEST_P(GoldenCase, AllVectors) {
       if (mode == "traced" && !has_pages) continue;
       auto branch = executor->fork(*base, options), reference_branch = reference->fork(*reference_base, options);
       std::vector<float> logits, reference_logits;
-      int64_t lists = 0, differing = 0;
+      int64_t lists = 0, differing = 0, tipped = 0;  // differing: from the golden lists
       double gap_of_choice = 0;
       const bool traced = has_pages && mode != "parallel";
       const size_t chunk = mode == "stepwise" ? 1 : rest.size();
@@ -261,7 +264,7 @@ TEST_P(GoldenCase, AllVectors) {
           same.branch = reference_branch.get();
           reference->feed({&same, 1}, job);
           reference_logits.insert(reference_logits.end(), same.logits_out.begin(), same.logits_out.end());
-          differing += keep_the_same(g.spec, static_cast<const CudaBranch&>(*branch), static_cast<cpu::CpuBranch&>(*reference_branch), lists);
+          tipped += keep_the_same(g.spec, static_cast<const CudaBranch&>(*branch), static_cast<cpu::CpuBranch&>(*reference_branch), lists);
         }
         if (!traced) continue;
         same.branch = reference_branch.get();
@@ -269,6 +272,7 @@ TEST_P(GoldenCase, AllVectors) {
         same.replay_width = r.pages_width;
         reference->feed({&same, 1}, job);
         reference_logits.insert(reference_logits.end(), same.logits_out.begin(), same.logits_out.end());
+        tipped += std::count_if(same.replay_gap_out.begin(), same.replay_gap_out.end(), [](float g) { return g > 0; });
         gap_of_choice = std::max<double>(gap_of_choice, *std::max_element(same.replay_gap_out.begin(), same.replay_gap_out.end()));
         const auto& want = golden_pages->second;
         const int64_t k = want.shape[2], per_step = static_cast<int64_t>(want.ints.size()) / k / steps;
@@ -294,13 +298,13 @@ TEST_P(GoldenCase, AllVectors) {
       std::printf("  %s %s %s: largest difference %.4f", name.c_str(), method.c_str(), mode.c_str(), golden.largest);
       if (replayed) {
         const Agreement a = compare(logits.data(), reference_logits.data(), steps, vocab, gap);
-        std::printf(", %.4f with the same choices; %lld of %lld lists differ, largest gap %.4f", a.largest, static_cast<long long>(differing),
-                    static_cast<long long>(lists), gap_of_choice);
+        std::printf(", %.4f with the same choices; %lld of %lld lists tipped, largest gap %.4f, %lld differ from the golden ones", a.largest,
+                    static_cast<long long>(tipped), static_cast<long long>(lists), gap_of_choice, static_cast<long long>(differing));
         EXPECT_LT(a.largest, tolerance) << method << " " << mode;
         EXPECT_EQ(a.wrong_argmax, 0) << method << " " << mode;
         EXPECT_LT(gap_of_choice, bf16 ? kChoiceGapBf16 : kChoiceGap) << method << " " << mode;
         if (!bf16) {
-          EXPECT_LE(static_cast<double>(differing), kShareOfListsTipped * static_cast<double>(lists)) << method;
+          EXPECT_LE(static_cast<double>(tipped), kShareOfListsTipped * static_cast<double>(lists)) << method;
         }
       }
       std::printf("\n");
@@ -402,7 +406,7 @@ TEST(Executor, Analyses) {
         executors[e]->feed({&r, 1}, job);
         pages = r.pages_out;
         width = r.pages_width;
-        for (float choice : r.replay_gap_out) EXPECT_LT(choice, kChoiceGap) << name;
+        for (float choice : r.replay_gap_out) EXPECT_LT(choice, kChoiceGapOracle) << name;
         logits[e] = r.logits_out;
         recall[e] = r.recall_out;
         counters[e] = branch->counters;
