@@ -2,15 +2,7 @@
 import { QuestError } from '../../src/errors.js';
 import type { ModelSpec, WeightType } from '../../src/model/spec.js';
 
-interface Shape {
-  nLayers: number;
-  hidden: number;
-  nHeads: number;
-  nKvHeads: number;
-  headDim: number;
-  ffn: number;
-  vocab: number;
-}
+type Shape = Pick<ModelSpec, 'nLayers' | 'hidden' | 'nHeads' | 'nKvHeads' | 'headDim' | 'ffn' | 'vocab'>;
 
 export const SHAPES: Readonly<Record<string, Shape>> = {
   'llama2-7b': {

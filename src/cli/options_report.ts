@@ -58,7 +58,7 @@ export const REPRO_OPTIONS: readonly OptionSpec[] = [
     min: 1,
     placeholder: 'TOKENS',
     commands: REPRO,
-    help: 'table1, fig4: length of the prompts in tokens',
+    help: 'table1, fig4: length of the prompts in tokens; fig9, fig10: tokens in the cache',
   }),
   command({
     name: 'tokens',

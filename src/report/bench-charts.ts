@@ -24,6 +24,15 @@ const titled = (text: string, device: string, detail: string) => ({
   title: { text, subtitle: `${device}; ${detail}` },
 });
 
+/** Contexts along x, each doubling as far from the last. */
+const contextAxis = (values: readonly { context: number }[]) => ({
+  field: 'context',
+  type: 'quantitative',
+  title: 'context (tokens)',
+  scale: { type: 'log', base: 2, nice: false },
+  axis: { labelExpr: TOKENS_LABEL, values: unique(values.map((v) => v.context)) },
+});
+
 /** Figure 8, left: the estimate's time as a share of dense attention's, by context and page size. */
 function estimateChart(rows: readonly AttentionRow[], device: string): TopLevelSpec {
   const values = rows.map((r) => ({
@@ -46,13 +55,7 @@ function estimateChart(rows: readonly AttentionRow[], device: string): TopLevelS
       height: 260,
       mark: { type: 'line', point: true },
       encoding: {
-        x: {
-          field: 'context',
-          type: 'quantitative',
-          title: 'context (tokens)',
-          scale: { type: 'log', base: 2, nice: false },
-          axis: { labelExpr: TOKENS_LABEL, values: unique(values.map((v) => v.context)) },
-        },
+        x: contextAxis(values),
         y: { field: 'share', type: 'quantitative', title: 'estimate / dense', scale: { zero: true } },
         color: {
           field: 'page',
@@ -136,13 +139,7 @@ function speedupChart(rows: readonly AttentionRow[], device: string): TopLevelSp
         {
           mark: { type: 'line', point: true },
           encoding: {
-            x: {
-              field: 'context',
-              type: 'quantitative',
-              title: 'context (tokens)',
-              scale: { type: 'log', base: 2, nice: false },
-              axis: { labelExpr: TOKENS_LABEL, values: unique(values.map((v) => v.context)) },
-            },
+            x: contextAxis(values),
             y: {
               field: 'speedup',
               type: 'quantitative',

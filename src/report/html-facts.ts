@@ -7,6 +7,8 @@ const TITLES: Readonly<Record<string, { title: string; paper: string }>> = {
   ppl: { title: 'Perplexity over positions', paper: 'Figure 6' },
   sparsity: { title: 'KV that each layer needs', paper: 'Figure 3' },
   recall: { title: 'Recall of the highest-attention tokens', paper: 'Figure 4' },
+  'bench kernels': { title: 'Attention of one layer', paper: 'Figures 8 and 9' },
+  'bench e2e': { title: 'Decode steps of whole models', paper: 'Figure 10' },
 };
 
 /** `Passkey retrieval (Table 1)`. */
@@ -34,8 +36,10 @@ export function runScope(run: ReportRun): string {
 /** Columns that hold the paper's value beside ours. */
 const PAPER = /^paper_/;
 
-export function hasPaperValues({ long }: ReportRun): boolean {
-  return long.columns.some((name, i) => PAPER.test(name) && long.rows.some((row) => row[i] !== ''));
+export function hasPaperValues({ long, wide }: ReportRun): boolean {
+  return [long, wide].some(({ columns, rows }) =>
+    columns.some((name, i) => PAPER.test(name) && rows.some((row) => row[i] !== '')),
+  );
 }
 
 const cellName = (method: string, budget: string): string => (budget === '' ? method : `${method} ${budget}`);

@@ -1,8 +1,9 @@
 /** A finished run, read back from its folder. Every problem is one error that names the file. */
-import { readdirSync, readFileSync, statSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { z } from 'zod';
 import { QuestError } from '../errors.js';
+import { benchSubject, benchTables, benchWide } from './bench-run.js';
 import { parseCsv, parseMarkdownTable, type TextTable } from './html-csv.js';
 
 const environmentSchema = z.record(z.string(), z.union([z.string(), z.number(), z.boolean(), z.null()]));
@@ -10,6 +11,7 @@ const environmentSchema = z.record(z.string(), z.union([z.string(), z.number(), 
 const manifestSchema = z.looseObject({
   command: z.string(),
   options: z.record(z.string(), z.looseObject({ value: z.unknown(), source: z.string() })),
+  /** What was computed with; benchmarks have none in their file, and what they timed stands here. */
   model: z.looseObject({ name: z.string(), fingerprint: z.string().optional() }),
   runs: z
     .array(
@@ -24,6 +26,8 @@ const manifestSchema = z.looseObject({
   text: z.looseObject({ dataset: z.string(), title: z.string() }).optional(),
 });
 
+const benchSchema = manifestSchema.omit({ model: true }).extend({ bench: z.string() });
+
 const planSchema = z.looseObject({ task: z.string(), params: z.record(z.string(), z.unknown()) });
 
 export type Manifest = z.infer<typeof manifestSchema>;
@@ -35,11 +39,11 @@ export interface Figure {
 
 export interface ReportRun {
   folder: string;
-  /** `passkey`, `longbench`, `ppl`, `sparsity`, `recall`, or a task that came later. */
+  /** `passkey`, `longbench`, `ppl`, `sparsity`, `recall`, `bench kernels`, `bench e2e`, `bench compare`, or what came later. */
   task: string;
   params: Readonly<Record<string, unknown>>;
   manifest: Manifest;
-  /** table.csv: one line per cell. */
+  /** table.csv, or a benchmark's: one line per cell. */
   long: TextTable;
   /** table.md: the shape of the paper's table, its values beneath ours. */
   wide: TextTable & { right: boolean[] };
@@ -107,9 +111,46 @@ function readFigures(folder: string): Figure[] {
     });
 }
 
-/** Reads a run's folder. */
+const unfinished = 'the run has not finished: the same command goes on from where it stopped';
+
+function readTable(path: string, missing: string): TextTable {
+  const table = parseCsv(readText(path, missing));
+  if (table !== undefined && table.rows.length > 0) return table;
+  throw bad(path, 'is not the table of a run: lines and columns do not fit', AGAIN);
+}
+
+/** The benchmark that a folder holds, by its manifest; benchmarks have no plan.json. */
+function benchOf(folder: string): string | undefined {
+  const path = join(folder, 'manifest.json');
+  if (existsSync(join(folder, 'plan.json')) || !existsSync(path)) return undefined;
+  return readJson(path, z.looseObject({ bench: z.string().optional() }), unfinished).bench;
+}
+
+function readBench(folder: string, bench: string): ReportRun {
+  const manifestPath = join(folder, 'manifest.json');
+  const manifest = readJson(manifestPath, benchSchema, unfinished);
+  const tables = benchTables(bench);
+  if (tables === undefined)
+    throw bad(manifestPath, `names a benchmark "${bench}" that is unknown here`, AGAIN);
+  const table = tables.find(({ file }) => existsSync(join(folder, file))) ?? tables[0]!;
+  const long = readTable(join(folder, table.file), unfinished);
+  const get = cellReader(long);
+  return {
+    folder,
+    task: `bench ${bench}`,
+    params: {},
+    manifest: { ...manifest, model: { name: benchSubject(table, long, get) } },
+    long,
+    wide: benchWide(table, long, get),
+    notes: [],
+    figures: readFigures(folder),
+  };
+}
+
+/** Reads a run's folder, an evaluation's or a benchmark's. */
 export function readRun(folder: string): ReportRun {
-  const unfinished = 'the run has not finished: the same command goes on from where it stopped';
+  const bench = benchOf(folder);
+  if (bench !== undefined) return readBench(folder, bench);
   const plan = readJson(
     join(folder, 'plan.json'),
     planSchema,
@@ -118,10 +159,7 @@ export function readRun(folder: string): ReportRun {
   const manifest = readJson(join(folder, 'manifest.json'), manifestSchema, unfinished);
   const noTable =
     plan.task === 'longbench' ? `quest score ${folder} makes it from the predictions` : unfinished;
-  const csvPath = join(folder, 'table.csv');
-  const long = parseCsv(readText(csvPath, noTable));
-  if (long === undefined || long.rows.length === 0)
-    throw bad(csvPath, 'is not the table of a run: lines and columns do not fit', AGAIN);
+  const long = readTable(join(folder, 'table.csv'), noTable);
   const mdPath = join(folder, 'table.md');
   const md = readText(mdPath, noTable);
   const wide = parseMarkdownTable(md);

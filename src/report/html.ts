@@ -120,7 +120,7 @@ function runSection(run: ReportRun, index: number): string {
     ...(options.length === 0
       ? []
       : [`<details><summary>${options.length} options that were set</summary>${list(options)}</details>`]),
-    `<details><summary>table.csv: ${long.rows.length} lines</summary>${htmlTable({ ...long, right: numberColumns(long) })}</details>`,
+    `<details><summary>the table as CSV: ${long.rows.length} lines</summary>${htmlTable({ ...long, right: numberColumns(long) })}</details>`,
     '</section>',
   ]
     .filter((part) => part !== '')

@@ -22,11 +22,14 @@ describe('presets', () => {
     ['fig4', 'analyze'],
     ['fig6', 'ppl'],
     ['fig7', 'longbench'],
+    ['fig8', 'bench'],
+    ['fig9', 'bench'],
+    ['fig10', 'bench'],
     ['fig11', 'longbench'],
   ] as const)('%s is a config file of quest %s', (name, command) => {
     const file = join(ROOT, 'configs', `${name}.yaml`);
     const settings = createSettings(command, {}, { file, values: readConfig(file, command) });
-    expect(settings.source('model')).toBe('config file');
+    expect(settings.source(command === 'bench' ? 'context' : 'model')).toBe('config file');
     expect(readFileSync(file, 'utf8')).toContain(`quest ${command}`);
   });
 
@@ -44,9 +47,11 @@ describe('quest repro refuses', () => {
     return `${code} ${stderr}`;
   };
 
-  test('figures that need a GPU benchmark, by name', async () => {
-    expect(await refused('fig8')).toMatch(/^2 error: quest repro cannot make fig8: it shows kernel times on/);
-    expect(await refused('fig10')).toMatch(/cannot make fig10: it shows decode times of whole models/);
+  test('a model for benchmarks, which have none', async () => {
+    expect(await refused('fig8', '--model', 'quest-tiny')).toMatch(
+      /^2 error: --model has no meaning for quest repro fig8\nhint: leave it out; it belongs to table1, fig3/,
+    );
+    expect(await refused('fig10', '--seed', '1')).toMatch(/--seed has no meaning for quest repro fig10/);
   });
 
   test('names that the paper does not have', async () => {
@@ -101,11 +106,31 @@ describe.skipIf(!hasAddon)('quest repro', { timeout: 120_000 }, () => {
   test('a part that cannot run keeps nobody from the others, and is an error in the end', async () => {
     const args = ['repro', 'all', ...TINY, '--tokens', '600', '--scored', '64', '--dataset', 'moby-dick'];
     const env = { QUEST_OFFLINE: '1', QUEST_DATA: join(folder, 'no-data') };
-    const { code, stdout, stderr } = await quest([...args, '--dry-run'], { env, cwd: folder });
+    const { code, stdout, stderr } = await quest([...args, '--device', 'cpu', '--dry-run'], {
+      env,
+      cwd: folder,
+    });
     expect(code).not.toBe(0);
     expect(stdout.match(/^plan /gm)).toHaveLength(4);
-    expect(stderr).toMatch(/^fig8 is left out/m);
+    expect(stderr).toMatch(
+      /^fig8 is left out: it times a GPU; quest repro fig8 --device cpu times this machine$/m,
+    );
     expect(stderr).toMatch(/^error: fig7, fig11 could not run: /m);
+  });
+
+  test('fig9 is a benchmark, and its report shows table and figures', async () => {
+    const out = join(folder, 'fig9');
+    const args = ['repro', 'fig9', '--device', 'cpu', '--context', '8192', '--budget', '4096', '--out', out];
+    const { code, stdout, stderr } = await quest(args);
+    expect(stderr).toMatch(/report: \S+fig9\.html/);
+    expect(code).toBe(0);
+    expect(stdout).toMatch(/^32\/32 +8192 +4096 +16 /m);
+    const html = readFileSync(join(out, 'fig9.html'), 'utf8');
+    expect(html).toContain('<h2>Attention of one layer (Figures 8 and 9)</h2>');
+    expect(html).toContain('attention layers of 32/32 heads');
+    expect(html).toContain('>paper_speedup</th>');
+    expect(html.match(/<figure>/g)).toHaveLength(3);
+    expect(readFileSync(join(out, 'fig9.md'), 'utf8')).toMatch(/\| *1\.69\|$/m);
   });
 
   test('fig11 adds the budgets to the report', async () => {

@@ -1,11 +1,13 @@
 /** quest repro: the paper's tables and figures. Each is an ordinary command with a preset, run as if it had been typed. */
 import { createHash } from 'node:crypto';
 import { basename, isAbsolute, join, relative } from 'node:path';
+import { randomSpec } from '../../../eval/efficiency/shapes.js';
 import { QuestError } from '../../errors.js';
 import { packageRoot } from '../../model/package_root.js';
 import type { ReportPage } from '../../report/html.js';
 import type { ReportRun } from '../../report/html-run.js';
 import type { Format } from '../../report/table.js';
+import { chooseDevice } from '../../runtime/index.js';
 import { COMMANDS, type CommandContext } from '../commands.js';
 import { readConfig } from '../config.js';
 import { type CommandName, configKey, type OptionValue, optionsOf } from '../options.js';
@@ -32,6 +34,8 @@ const LONGBENCH = {
   takes: ['task', 'data', 'sample', 'limit', 'max-length', ...CELLS],
 } as const;
 
+const KERNELS = { command: 'bench', args: ['kernels'] } as const;
+
 const EXPERIMENTS: Readonly<Record<string, { title: string; presets: readonly Preset[] }>> = {
   table1: {
     title: 'Table 1',
@@ -53,15 +57,13 @@ const EXPERIMENTS: Readonly<Record<string, { title: string; presets: readonly Pr
     presets: [{ name: 'fig6', command: 'ppl', args: [], takes: [...TEXT, ...CELLS] }],
   },
   fig7: { title: 'Figure 7', presets: [{ name: 'fig7', ...LONGBENCH }] },
+  fig8: { title: 'Figure 8', presets: [{ name: 'fig8', ...KERNELS, takes: ['budget'] }] },
+  fig9: { title: 'Figure 9', presets: [{ name: 'fig9', ...KERNELS, takes: ['context', 'budget'] }] },
+  fig10: {
+    title: 'Figure 10',
+    presets: [{ name: 'fig10', command: 'bench', args: ['e2e'], takes: ['context', 'budget'] }],
+  },
   fig11: { title: 'Figure 11', presets: [{ name: 'fig11', ...LONGBENCH }] },
-};
-
-/** Figures of the paper that are no run of an evaluation, and what they need. */
-const ELSEWHERE: Readonly<Record<string, string>> = {
-  fig8: 'kernel times on an NVIDIA GPU, which need the CUDA backend and its kernel benchmark',
-  fig9: 'kernel times on an NVIDIA GPU, which need the CUDA backend and its kernel benchmark',
-  fig10:
-    'decode times of whole models on an NVIDIA GPU, which need the CUDA backend and its end-to-end benchmark',
 };
 
 /** Overrides of every run. */
@@ -78,12 +80,6 @@ function chosen(name: string): { title: string; presets: readonly Preset[] } {
   const found = EXPERIMENTS[name];
   if (found !== undefined) return found;
   const names = [...Object.keys(EXPERIMENTS), 'all'];
-  const needs = ELSEWHERE[name];
-  if (needs !== undefined) {
-    throw new QuestError('E_USAGE', `quest repro cannot make ${name}: it shows ${needs}`, {
-      hint: `what can be reproduced here: ${names.join(', ')}`,
-    });
-  }
   const near = nearest(name, names);
   throw new QuestError('E_USAGE', `the paper has no "${name}" that quest repro knows`, {
     hint: near === undefined ? `choose from ${names.join(', ')}` : `did you mean ${near}?`,
@@ -102,12 +98,19 @@ function givenOverrides(settings: Settings): Map<string, OptionValue> {
   return given;
 }
 
+/** Whether an override means something to a preset. Benchmarks take only what is an option of theirs. */
+function takesOption(preset: Preset, option: string): boolean {
+  if (preset.takes.includes(option)) return true;
+  const own = preset.command !== 'bench' || optionsOf('bench').some(({ name }) => name === option);
+  return own && SHARED.includes(option);
+}
+
 /** The overrides of one preset, by the names of its command's options. */
 function overridesFor(preset: Preset, given: ReadonlyMap<string, OptionValue>): Map<string, OptionValue> {
   const known = new Set(optionsOf(preset.command).map(({ name }) => name));
   const own = new Map<string, OptionValue>();
   for (const [name, value] of given) {
-    if (!SHARED.includes(name) && !preset.takes.includes(name)) continue;
+    if (!takesOption(preset, name)) continue;
     const target = name === 'limit' && !known.has('limit') ? 'samples' : name;
     if (known.has(target)) own.set(target, value);
   }
@@ -115,13 +118,9 @@ function overridesFor(preset: Preset, given: ReadonlyMap<string, OptionValue>): 
 }
 
 function checkOverrides(name: string, presets: readonly Preset[], given: ReadonlyMap<string, OptionValue>) {
-  const useless = [...given.keys()].find((option) =>
-    presets.every((preset) => !SHARED.includes(option) && !preset.takes.includes(option)),
-  );
+  const useless = [...given.keys()].find((option) => presets.every((preset) => !takesOption(preset, option)));
   if (useless === undefined) return;
-  const users = Object.entries(EXPERIMENTS).filter(([, e]) =>
-    e.presets.some((p) => p.takes.includes(useless)),
-  );
+  const users = Object.entries(EXPERIMENTS).filter(([, e]) => e.presets.some((p) => takesOption(p, useless)));
   throw new QuestError('E_USAGE', `--${useless} has no meaning for quest repro ${name}`, {
     hint: `leave it out; it belongs to ${users.map(([one]) => one).join(', ')}`,
   });
@@ -149,7 +148,8 @@ async function runPreset(
   const argv = commandLine(preset, file, overrides, out);
   context.out.note(`== ${preset.name}: quest ${argv.join(' ')}`);
   const raw: Record<string, unknown> = { out };
-  for (const [name, value] of overrides) raw[configKey(name)] = value;
+  for (const [name, value] of overrides)
+    raw[configKey(name)] = Array.isArray(value) ? value.join(',') : value;
   if (context.settings.flag('dry-run')) raw.dry_run = true;
   const settings = createSettings(preset.command, raw, { file, values: readConfig(file, preset.command) });
   const { run } = await COMMANDS.find(({ name }) => name === preset.command)!.load();
@@ -189,6 +189,20 @@ function outputRoot(settings: Settings, given: ReadonlyMap<string, OptionValue>)
   return join('runs', `repro-${hash}`);
 }
 
+/** Benchmarks of the paper time a GPU: within `all` they would take hours of a CPU, and show something else. */
+function withoutBenchmarks(
+  presets: readonly Preset[],
+  device: string,
+  note: (text: string) => void,
+): readonly Preset[] {
+  const { device: used } = chooseDevice(randomSpec('llama2-7b', 'fp16', 1024), device);
+  if (used !== 'cpu') return presets;
+  for (const { name, command } of presets)
+    if (command === 'bench')
+      note(`${name} is left out: it times a GPU; quest repro ${name} --device cpu times this machine`);
+  return presets.filter(({ command }) => command !== 'bench');
+}
+
 /** A context of another model's, which the model named by --model cannot hold: no failure of the rest. */
 const isTooLong = (error: QuestError, given: ReadonlyMap<string, OptionValue>): boolean =>
   error.code === 'E_CONTEXT' && given.has('model') && !given.has('context');
@@ -197,7 +211,8 @@ const isTooLong = (error: QuestError, given: ReadonlyMap<string, OptionValue>): 
 export async function run(context: CommandContext): Promise<number> {
   const { settings, args, out, signal } = context;
   const name = args[0]!;
-  const { title, presets: wanted } = chosen(name);
+  const { title, presets: all } = chosen(name);
+  const wanted = name === 'all' ? withoutBenchmarks(all, settings.string('device'), out.note) : all;
   const given = givenOverrides(settings);
   checkOverrides(name, wanted, given);
   // With a context of its own, Table 1 has one part: the other differs in nothing but model, context and budgets.
@@ -221,9 +236,6 @@ export async function run(context: CommandContext): Promise<number> {
       if (!isTooLong(error, given)) failed.push({ name: preset.name, error });
     }
   }
-  if (name === 'all')
-    for (const [figure, needs] of Object.entries(ELSEWHERE))
-      out.note(`${figure} is left out: it shows ${needs}`);
   if (finished.length > 0 && !settings.flag('dry-run')) {
     const runs = readRuns(finished, out.note);
     const page = join(root, `${name}.html`);
