@@ -14,6 +14,7 @@ import {
   readFileSync,
   renameSync,
   rmSync,
+  writeFileSync,
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
@@ -61,6 +62,13 @@ function run(command, args, options = {}) {
   return stdout;
 }
 
+/** The commit that is packed, for the manifests of what the bundle measures. */
+function commit() {
+  const git = (...args) => run('git', ['-C', root, ...args], { encoding: 'utf8' }).trim();
+  const changed = git('status', '--porcelain', '--untracked-files=no') !== '';
+  return `${git('rev-parse', 'HEAD')}${changed ? '-dirty' : ''}`;
+}
+
 /** Folders of the packages that a user's installation has. */
 function productionPackages() {
   const { packages } = JSON.parse(readFileSync(join(root, 'package-lock.json'), 'utf8'));
@@ -73,6 +81,7 @@ function stage(to, { golden, withoutModel }) {
   const copy = (path, filter = () => true) =>
     cpSync(join(root, path), join(to, path), { recursive: true, filter });
   for (const path of ['bin', 'configs', 'dist', 'scripts', 'package.json']) copy(path);
+  writeFileSync(join(to, 'COMMIT'), `${commit()}\n`);
   copy('native', (path) => !/\/native\/build/.test(path));
   copy('datasets', (path) => !path.endsWith('.ts'));
   copy('models/quest-tiny', (path) => !withoutModel || !path.endsWith('.safetensors'));

@@ -12,9 +12,16 @@ export function questVersion(): string {
   return version;
 }
 
-/** The commit of the checkout, with `-dirty` for changes; undefined outside one. */
+/** What scripts/pack_gpu.js notes in its bundle. */
+function bundledCommit(): string | undefined {
+  const file = join(packageRoot(), 'COMMIT');
+  if (!existsSync(file)) return undefined;
+  return /^[0-9a-f]{40}(-dirty)?$/.exec(readFileSync(file, 'utf8').trim())?.[0];
+}
+
+/** The commit of the checkout, or of the one that a bundle was packed from, with `-dirty` for changes; undefined elsewhere. */
 export function gitCommit(): string | undefined {
-  if (!existsSync(join(packageRoot(), '.git'))) return undefined;
+  if (!existsSync(join(packageRoot(), '.git'))) return bundledCommit();
   const git = (...args: string[]) =>
     spawnSync('git', ['-C', packageRoot(), ...args], { encoding: 'utf8', timeout: 5000 });
   const head = git('rev-parse', 'HEAD');
