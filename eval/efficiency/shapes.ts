@@ -75,10 +75,12 @@ export function randomSpec(name: string, weights: WeightType, maxContext: number
 }
 
 /** Bytes of the weights, the embedding's among them. */
-export function weightBytes(name: string): number {
+export function weightBytes(name: string, weights: WeightType): number {
   const { nLayers, hidden, nHeads, nKvHeads, headDim, ffn, vocab } = shapeOf(name);
   const layer = 2 * hidden * headDim * (nHeads + nKvHeads) + 3 * hidden * ffn;
-  return 2 * (2 * vocab * hidden + nLayers * layer);
+  // Four bits and, in groups of 128, 20 for a scale and a zero.
+  const perWeight = weights === 'int4' ? 0.5 + 2.5 / 128 : 2;
+  return 4 * vocab * hidden + nLayers * layer * perWeight;
 }
 
 /** The matrix products of a layer and the head, as [n, k]. */

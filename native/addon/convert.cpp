@@ -29,18 +29,32 @@ int64_t integer(const Napi::Value& value, const std::string& name) {
   return static_cast<int64_t>(d);
 }
 
+Place place(const Napi::Object& o, const std::string& name) {
+  const int64_t file = integer_field(o, "file"), offset = integer_field(o, "offset");
+  if (file < 0 || file > INT32_MAX || offset < 0) wrong(name, "a place with a file and an offset of at least 0");
+  return {static_cast<int32_t>(file), static_cast<uint64_t>(offset)};
+}
+
 TensorRef tensor_ref(const Napi::Value& value, const std::string& name) {
   const Napi::Object o = object(value, name);
   TensorRef ref;
-  const int64_t file = integer_field(o, "file"), offset = integer_field(o, "offset");
-  if (file < 0 || file > INT32_MAX || offset < 0) wrong(name, "a tensor with a file and an offset of at least 0");
-  ref.file = static_cast<int32_t>(file);
-  ref.offset = static_cast<uint64_t>(offset);
+  static_cast<Place&>(ref) = place(o, name);
   const std::string dtype = string_field(o, "dtype");
-  if (dtype == "fp32") ref.dtype = DType::fp32;
-  else if (dtype == "fp16") ref.dtype = DType::fp16;
-  else if (dtype == "bf16") ref.dtype = DType::bf16;
-  else wrong(name + ".dtype", "fp32, fp16 or bf16");
+  if (dtype == "fp32") {
+    ref.dtype = DType::fp32;
+  } else if (dtype == "fp16") {
+    ref.dtype = DType::fp16;
+  } else if (dtype == "bf16") {
+    ref.dtype = DType::bf16;
+  } else if (dtype == "int4") {
+    ref.dtype = DType::fp16;
+    ref.group = integer_field(o, "group");
+    if (ref.group < 1) wrong(name + ".group", "at least 1");
+    ref.zeros = place(object(o.Get("zeros"), name + ".zeros"), name + ".zeros");
+    ref.scales = place(object(o.Get("scales"), name + ".scales"), name + ".scales");
+  } else {
+    wrong(name + ".dtype", "fp32, fp16, bf16 or int4");
+  }
   const Napi::Value shape = o.Get("shape");
   if (!shape.IsArray()) wrong(name + ".shape", "an array");
   const auto dims = shape.As<Napi::Array>();

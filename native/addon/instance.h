@@ -6,7 +6,7 @@
 namespace quest::addon {
 
 struct Instance {
-  Napi::FunctionReference job, model, sequence, kernel_bench;
+  Napi::FunctionReference job, model, sequence, kernel_bench, quantizer;
 
   static Instance& of(Napi::Env env) { return *env.GetInstanceData<Instance>(); }
 };

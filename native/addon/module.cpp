@@ -8,6 +8,7 @@
 #include "addon/job.h"
 #include "addon/kernel_bench.h"
 #include "addon/model.h"
+#include "addon/quantizer.h"
 #include "addon/sequence.h"
 #include "cpu/kernels.h"
 
@@ -64,6 +65,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   instance->model = Napi::Persistent(Model::define(env));
   instance->sequence = Napi::Persistent(Sequence::define(env));
   instance->kernel_bench = Napi::Persistent(KernelBenchObject::define(env));
+  instance->quantizer = Napi::Persistent(Quantizer::define(env));
   env.SetInstanceData(instance);
   exports.Set("version", QUEST_VERSION);
   exports.Set("cpuInfo", Napi::Function::New(env, cpu_info));
@@ -72,6 +74,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("planGpuMemory", Napi::Function::New(env, plan));
   exports.Set("createJob", Napi::Function::New(env, create_job));
   exports.Set("createKernelBench", Napi::Function::New(env, KernelBenchObject::create));
+  exports.Set("createQuantizer", Napi::Function::New(env, Quantizer::create));
   exports.Set("loadModel", Napi::Function::New(env, Model::load));
   return exports;
 }

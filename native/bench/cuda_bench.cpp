@@ -1,6 +1,6 @@
 // Times the GPU kernels and whole decode steps, as CUDA graphs with cold L2, and prints a table.
 //
-//   quest_cuda_bench [attention] [gemv] [gemm] [prefill] [sweep] [e2e] [e2e-short]   the first four when none is named
+//   quest_cuda_bench [attention] [gemv] [int4] [gemm] [prefill] [sweep] [e2e] [e2e-short] [e2e-int4]   the first five when none is named
 //
 // Attention runs over several copies of a layer in turn, so that no cache line of one is left from the last time. Times are
 // the median of repeats of a graph, divided by the copies in it; the spread is (maximum - minimum) / median. Percentages are
@@ -17,6 +17,7 @@
 
 #include "cuda/blas.h"
 #include "cuda/forward.h"
+#include "cuda/int4.h"
 
 using namespace quest;
 using namespace quest::cuda;
@@ -233,6 +234,44 @@ void matrices(bool single) {
   }
 }
 
+// Products with 4-bit weights: decode rows, and the turn into fp16 that comes before a product of many rows.
+void int4_matrices() {
+  struct Shape {
+    const char* name;
+    int n, k;
+    Epilogue epilogue;
+  };
+  const Shape shapes[] = {{"o 7B", 4096, 4096, Epilogue::residual},    {"up 7B", 11008, 4096, Epilogue::half},       {"down 7B", 4096, 11008, Epilogue::residual},
+                          {"qkv 7B", 12288, 4096, Epilogue::half},     {"gate_up 7B", 22016, 4096, Epilogue::silu_mul}, {"qkv 8B", 6144, 4096, Epilogue::half},
+                          {"gate_up 8B", 28672, 4096, Epilogue::silu_mul}, {"down 8B", 4096, 14336, Epilogue::residual}};
+  for (const Shape& s : shapes) {
+    const int64_t size = int4_bytes(s.n, s.k, 128);
+    const int copies = static_cast<int>(200e6 / static_cast<double>(size)) + 2;  // four times the L2, once around
+    Buffer<unsigned char> weight(static_cast<size_t>(size * copies));
+    Buffer<uint16_t> in(static_cast<size_t>(8) * static_cast<size_t>(s.k)), unpacked(static_cast<size_t>(s.n) * static_cast<size_t>(s.k));
+    Buffer<float> x(static_cast<size_t>(8) * static_cast<size_t>(std::max(s.n, s.k))), norm(static_cast<size_t>(s.k)), out(static_cast<size_t>(8) * static_cast<size_t>(s.n));
+    for (int c = 0; c < copies; ++c) int4_random({weight.get() + c * size, s.n, s.k, 128, 0.02f, static_cast<uint32_t>(c)}, here());
+    fill(in.get(), static_cast<int64_t>(in.size()), 1, 2);
+    fill_random({x.get(), static_cast<int64_t>(x.size()), 1, 0, true, Half::fp16, 3}, here());
+    fill_random({norm.get(), s.k, 0, 1, true, Half::fp16, 3}, here());
+    const bool silu = s.epilogue == Epilogue::silu_mul, normed = silu || s.epilogue == Epilogue::half;
+    for (int rows : {1, 2, 8}) {
+      const Timing t = time_graph(copies, [&] {
+        for (int c = 0; c < copies; ++c) {
+          int4_gemv({normed ? nullptr : in.get(), normed ? x.get() : nullptr, norm.get(), 1e-5f, weight.get() + c * size, 128, out.get(), rows, s.n, s.k,
+                     s.epilogue, sms},
+                    here());
+        }
+      });
+      print(("int4 gemv " + std::string(s.name)).c_str(), std::to_string(rows) + " x " + std::to_string(s.n) + " x " + std::to_string(s.k), t, static_cast<double>(size));
+    }
+    const Timing t = time_graph(copies, [&] {
+      for (int c = 0; c < copies; ++c) int4_unpack({weight.get() + c * size, unpacked.get(), s.n, s.k, 128, silu}, here());
+    });
+    print(("int4 unpack " + std::string(s.name)).c_str(), std::to_string(s.n) + " x " + std::to_string(s.k), t, static_cast<double>(size) + 2.0 * s.n * s.k);
+  }
+}
+
 void prefill_shapes() {
   for (const auto& [heads, kv_heads] : {std::pair{32, 32}, std::pair{32, 8}}) {
     const int d = 128, page = 16, context = 32768, rows = 2048, pages = context / page;
@@ -269,10 +308,11 @@ ModelSpec model(const std::string& name, int64_t context) {
 }
 
 // Prefill and decode of a whole random model through the executor's own passes.
-void end_to_end(const std::string& name, int64_t context, const std::vector<int>& budgets) {
+void end_to_end(const std::string& shape, int64_t context, const std::vector<int>& budgets, int group = 0) {
   const int64_t steps = 96;
-  const ModelSpec spec = model(name, context + steps + 64);
-  DeviceWeights weights(spec, Half::fp16, stream);
+  const ModelSpec spec = model(shape, context + steps + 64);
+  const std::string name = shape + (group > 0 ? " int4" : "");
+  DeviceWeights weights(spec, Half::fp16, stream, group);
   check(cudaStreamSynchronize(stream), "weights");
   Forward forward(spec, weights, stream);
   auto pool = std::make_shared<KvPool>(spec, 16, spec.max_context + 4096);
@@ -340,6 +380,7 @@ int main(int argc, char** argv) {
       for (int context : {32768, 131072}) attention(32, 8, context, {2048, 4096});
     }
     if (wanted("gemv")) matrices(true);
+    if (wanted("int4")) int4_matrices();
     if (wanted("gemm")) matrices(false);
     if (wanted("prefill")) prefill_shapes();
     if (wanted("sweep")) {
@@ -353,6 +394,7 @@ int main(int argc, char** argv) {
       end_to_end("llama3.1-8b", 131072, {0, 2048, 4096});
     }
     if (std::find(what.begin(), what.end(), "e2e-short") != what.end()) end_to_end("llama2-7b", 32768, {0, 2048});
+    if (std::find(what.begin(), what.end(), "e2e-int4") != what.end()) end_to_end("llama2-7b", 32768, {0, 1024, 2048, 4096}, 128);
   } catch (const Error& e) {
     std::fprintf(stderr, "%s: %s %s\n", e.code.c_str(), e.what(), e.hint.c_str());
     return 1;

@@ -1,5 +1,6 @@
 #include "core/model_spec.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "core/error.h"
@@ -41,6 +42,10 @@ void ModelSpec::validate() const {
   if (!std::isfinite(rope_attention_factor) || !std::isfinite(norm_eps) || norm_eps < 0) {
     throw Error("E_MODEL_SPEC", "rope attention factor and norm_eps must be finite");
   }
+}
+
+bool ModelSpec::has_int4() const {
+  return random_weights == "int4" || std::any_of(tensors.begin(), tensors.end(), [](const auto& t) { return t.second.group > 0; });
 }
 
 }  // namespace quest

@@ -2,6 +2,7 @@
 
 #include <string>
 
+#include "core/awq.h"
 #include "core/error.h"
 
 namespace quest {
@@ -24,18 +25,33 @@ Tensor resolve(const ModelSpec& spec, const std::vector<MappedFile>& files, cons
   if (ref.shape != want) {
     throw Error("E_TENSOR_SHAPE", "tensor " + name + " has shape " + shape_text(ref.shape) + ", wanted " + shape_text(want));
   }
-  if (ref.file < 0 || ref.file >= static_cast<int64_t>(files.size())) {
-    throw Error("E_TENSOR_RANGE", "tensor " + name + " names file " + std::to_string(ref.file) + " of " +
-                                      std::to_string(files.size()));
+  const auto place = [&](const Place& at, size_t bytes) {
+    if (at.file < 0 || at.file >= static_cast<int64_t>(files.size())) {
+      throw Error("E_TENSOR_RANGE", "tensor " + name + " names file " + std::to_string(at.file) + " of " +
+                                        std::to_string(files.size()));
+    }
+    const MappedFile& file = files[static_cast<size_t>(at.file)];
+    if (at.offset > file.size() || bytes > file.size() - at.offset) {
+      throw Error("E_TENSOR_RANGE", "tensor " + name + " ends at byte " + std::to_string(at.offset + bytes) + " of " +
+                                        file.path() + ", which has " + std::to_string(file.size()),
+                  "the file may be truncated: download it again");
+    }
+    return file.data() + at.offset;
+  };
+  Tensor t;
+  t.dtype = ref.dtype;
+  t.rows = rows ? rows : 1;
+  t.cols = cols;
+  if (ref.group != 0) {
+    check_int4(name, rows, cols, ref.group, ref.dtype);
+    t.group = ref.group;
+    const auto elements = static_cast<size_t>(rows * cols), groups = elements / static_cast<size_t>(ref.group);
+    t.data = place(ref, elements / 2);
+    t.zeros = place(ref.zeros, groups / 2);
+    t.scales = place(ref.scales, groups * dtype_bytes(ref.dtype));
+  } else {
+    t.data = place(ref, t.bytes());
   }
-  const MappedFile& file = files[static_cast<size_t>(ref.file)];
-  Tensor t{nullptr, ref.dtype, rows ? rows : 1, cols};
-  if (ref.offset > file.size() || t.bytes() > file.size() - ref.offset) {
-    throw Error("E_TENSOR_RANGE", "tensor " + name + " ends at byte " + std::to_string(ref.offset + t.bytes()) + " of " +
-                                      file.path() + ", which has " + std::to_string(file.size()),
-                "the file may be truncated: download it again");
-  }
-  t.data = file.data() + ref.offset;
   return t;
 }
 

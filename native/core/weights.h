@@ -14,8 +14,19 @@ struct Tensor {
   DType dtype = DType::fp32;
   int64_t rows = 0;
   int64_t cols = 0;  // a vector has one row
+  // 4-bit matrices (core/awq.h): data holds the packed weights, dtype is that of the scales.
+  int64_t group = 0;
+  const void* zeros = nullptr;
+  const void* scales = nullptr;
 
-  size_t bytes() const { return static_cast<size_t>(rows * cols) * dtype_bytes(dtype); }
+  bool int4() const { return group > 0; }
+  // As stored in the files.
+  size_t bytes() const {
+    const auto elements = static_cast<size_t>(rows * cols);
+    if (!int4()) return elements * dtype_bytes(dtype);
+    const size_t groups = elements / static_cast<size_t>(group);
+    return elements / 2 + groups / 2 + groups * dtype_bytes(dtype);
+  }
 };
 
 struct LayerWeights {
@@ -44,7 +55,7 @@ struct Weights {
   static Weights map(const ModelSpec& spec);
 };
 
-// As spec.random_weights says. Throws Error E_UNSUPPORTED for other types than "fp16".
+// As spec.random_weights says. Throws Error E_UNSUPPORTED for other types than "fp16" and "int4".
 Weights random_weights(const ModelSpec& spec);
 
 }  // namespace quest

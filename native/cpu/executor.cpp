@@ -23,7 +23,7 @@ class CpuExecutor final : public Executor {
 
   ExecutorInfo info() const override {
     const int64_t per_token = spec_.n_layers * spec_.n_kv_heads * 2 * spec_.head_dim * static_cast<int64_t>(sizeof(float));
-    return {"cpu", pool_.threads(), active_kernels().name, weights_.bytes(), per_token, per_token, ""};
+    return {"cpu", pool_.threads(), active_kernels().name, forward_.weight_bytes(), per_token, per_token, ""};
   }
 
   std::shared_ptr<Branch> create(int page_size) override {

@@ -12,8 +12,6 @@ namespace {
 constexpr int64_t kLogitRows = 64;       // logits of this many rows are in memory at a time
 constexpr int64_t kRowsPerTask = 16;     // of the element-wise steps
 
-Weight weight(const Tensor& t) { return {t.data, t.dtype, t.rows, t.cols}; }
-
 bool uses_sinks(const CpuBranch& b) { return b.method.method == Method::streaming; }
 
 }  // namespace
@@ -23,6 +21,7 @@ Forward::Forward(const ModelSpec& spec, const Weights& weights, const Kernels& k
       weights_(weights),
       kernels_(kernels),
       pool_(pool),
+      int4_(weights, pool),
       shape_{spec.n_layers, spec.n_heads, spec.n_kv_heads, spec.head_dim} {
   for (const LayerWeights& l : weights.layers) {
     if (!spec.qkv_bias) break;
@@ -151,7 +150,7 @@ void Forward::logits(std::span<Work> works, const std::vector<Segment>& segments
       std::copy(x, x + spec_.hidden, in.data() + i * spec_.hidden);
     }
     norm_rows(in.data(), weights_.norm, count, in.data());
-    linear(pool_, kernels_, in.data(), spec_.hidden, count, {{weight(weights_.lm_head), out.data(), spec_.vocab}}, false);
+    linear(pool_, kernels_, in.data(), spec_.hidden, count, {{int4_.of(weights_.lm_head), out.data(), spec_.vocab}}, false);
     pool_.parallel_for(count, [&](int64_t i, int) {
       const Wanted& w = wanted[begin + static_cast<size_t>(i)];
       Work& work = works[w.work];
@@ -201,7 +200,7 @@ void Forward::run(std::span<Work> works, const JobControl& job) {
     const LayerWeights& w = weights_.layers[static_cast<size_t>(l)];
     norm_rows(x_.data(), w.attn_norm, rows_, xn_.data());
     linear(pool_, kernels_, xn_.data(), spec_.hidden, rows_,
-           {{weight(w.q), q_.data(), q_dim}, {weight(w.k), k_.data(), kv_dim}, {weight(w.v), v_.data(), kv_dim}}, false);
+           {{int4_.of(w.q), q_.data(), q_dim}, {int4_.of(w.k), k_.data(), kv_dim}, {int4_.of(w.v), v_.data(), kv_dim}}, false);
     add_bias(l);
     rope(segments);
     append_kv(l, segments);
@@ -215,15 +214,15 @@ void Forward::run(std::span<Work> works, const JobControl& job) {
       if (keep == 0) break;
     }
     attend(pool_, kernels_, shape_, l, segments, q_.data(), sinks ? q_sinks_.data() : nullptr, attn_.data());
-    linear(pool_, kernels_, attn_.data(), q_dim, rows_, {{weight(w.o), x_.data(), spec_.hidden}}, true);
+    linear(pool_, kernels_, attn_.data(), q_dim, rows_, {{int4_.of(w.o), x_.data(), spec_.hidden}}, true);
     norm_rows(x_.data(), w.ffn_norm, rows_, xn_.data());
     linear(pool_, kernels_, xn_.data(), spec_.hidden, rows_,
-           {{weight(w.gate), gate_.data(), spec_.ffn}, {weight(w.up), up_.data(), spec_.ffn}}, false);
+           {{int4_.of(w.gate), gate_.data(), spec_.ffn}, {int4_.of(w.up), up_.data(), spec_.ffn}}, false);
     pool_.parallel_for((rows_ + kRowsPerTask - 1) / kRowsPerTask, [&](int64_t task, int) {
       const int64_t from = task * kRowsPerTask, to = std::min(rows_, from + kRowsPerTask);
       kernels_.silu_mul(gate_.data() + from * spec_.ffn, up_.data() + from * spec_.ffn, (to - from) * spec_.ffn);
     });
-    linear(pool_, kernels_, gate_.data(), spec_.ffn, rows_, {{weight(w.down), x_.data(), spec_.hidden}}, true);
+    linear(pool_, kernels_, gate_.data(), spec_.ffn, rows_, {{int4_.of(w.down), x_.data(), spec_.hidden}}, true);
   }
   logits(works, segments);
 

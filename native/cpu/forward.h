@@ -8,7 +8,7 @@
 #include "core/job.h"
 #include "core/weights.h"
 #include "cpu/attention.h"
-#include "cpu/linear.h"
+#include "cpu/int4.h"
 
 namespace quest::cpu {
 
@@ -36,6 +36,9 @@ class Forward {
   // When it throws, the branches of the pass are left broken.
   void run(std::span<Work> works, const JobControl& job);
 
+  // Of the weights in memory, 4-bit ones as they were reshuffled.
+  int64_t weight_bytes() const { return weights_.bytes() + int4_.extra_bytes(); }
+
  private:
   struct Rows;
   void embed(std::span<Work> works);
@@ -50,6 +53,7 @@ class Forward {
   const Weights& weights_;
   const Kernels& kernels_;
   ThreadPool& pool_;
+  Int4Weights int4_;
   AttentionShape shape_;
 
   std::vector<std::vector<float>> bias_;  // per layer: of queries, keys, values; empty where the model has none

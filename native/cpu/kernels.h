@@ -16,6 +16,17 @@
 
 namespace quest::cpu {
 
+// 4-bit weights [n, k] as the kernels read them. A row is cut into chunks of 128, filled up with zeros; word l of a chunk's 16 holds
+// at bits 4 i the weight 16 i + l. A weight's value is (nibble - zero) * scale.
+struct Int4Rows {
+  const void* nibbles;     // [n, ceil(k / 128)] chunks of 64 bytes, aligned to 64
+  const uint32_t* groups;  // [n, k / group]: scale as fp16 in the low half, zero as fp16 in the high half
+  int64_t k;
+  int group;  // 32, 64 or 128, divides k
+};
+
+inline int64_t int4_row_bytes(int64_t k) { return (k + 127) / 128 * 64; }
+
 struct Kernels {
   const char* name;  // "baseline", "avx2", "avx512"
 
@@ -23,6 +34,8 @@ struct Kernels {
   // x [m, ldx >= k], w [n, k] dense of w_dtype, y [m, ldy >= n]. scratch: gemm_scratch_floats(k) floats, private to the thread.
   void (*gemm)(const float* x, int64_t ldx, int64_t m, const void* w, DType w_dtype, int64_t n, int64_t k, float* y,
                int64_t ldy, bool add, float* scratch);
+  // The same with 4-bit weights: the bits that gemm gives for their values in fp32. The first n rows of w.
+  void (*gemm_int4)(const float* x, int64_t ldx, int64_t m, const Int4Rows& w, int64_t n, float* y, int64_t ldy, bool add, float* scratch);
   int64_t (*gemm_scratch_floats)(int64_t k);
 
   // s[i, j] = scale * dot(q[i], rows[j]), i < nq, j < n.  q [nq, ldq], rows [n, ldr], s [nq, lds].

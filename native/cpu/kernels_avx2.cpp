@@ -80,6 +80,19 @@ inline V vload_weights_first(const unsigned char* p, int count) {
   return vload_weights<T>(copy);
 }
 
+struct Int4Table {
+  V scale, zero;
+};
+inline Int4Table vint4_table(uint32_t scale_and_zero) {
+  const __m128 pair = _mm_cvtph_ps(_mm_cvtsi32_si128(static_cast<int>(scale_and_zero)));
+  return {_mm256_broadcastss_ps(pair), _mm256_broadcastss_ps(_mm_movehdup_ps(pair))};
+}
+inline V vint4(const unsigned char* chunk, int step, const Int4Table& table) {
+  const __m256i words = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(chunk + step % 2 * 32));
+  const __m256i nibbles = _mm256_and_si256(_mm256_srl_epi32(words, _mm_cvtsi32_si128(step / 2 * 4)), _mm256_set1_epi32(15));
+  return _mm256_mul_ps(_mm256_sub_ps(_mm256_cvtepi32_ps(nibbles), table.zero), table.scale);
+}
+
 inline V vreduce(const V (&a)[kLanes]) {
   V quads[2];
 #pragma GCC unroll 2

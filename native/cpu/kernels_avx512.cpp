@@ -81,6 +81,19 @@ inline V vload_weights_first(const unsigned char* p, int count) {
   }
 }
 
+// The sixteen values that a nibble can have; permutexvar looks at the lowest four bits of an index only.
+using Int4Table = V;
+inline Int4Table vint4_table(uint32_t scale_and_zero) {
+  const __m128 pair = _mm_cvtph_ps(_mm_cvtsi32_si128(static_cast<int>(scale_and_zero)));
+  const V scale = _mm512_broadcastss_ps(pair), zero = _mm512_broadcastss_ps(_mm_movehdup_ps(pair));
+  const V nibbles = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  return _mm512_mul_ps(_mm512_sub_ps(nibbles, zero), scale);
+}
+inline V vint4(const unsigned char* chunk, int step, Int4Table table) {
+  const __m512i words = _mm512_loadu_si512(chunk);
+  return _mm512_permutexvar_ps(_mm512_srl_epi32(words, _mm_cvtsi32_si128(4 * step)), table);
+}
+
 inline V vreduce(const V (&a)[kLanes]) {
   V quads[4];
 #pragma GCC unroll 4

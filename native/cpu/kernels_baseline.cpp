@@ -97,6 +97,24 @@ inline V vload_weights_first(const unsigned char* p, int count) {
   return vload_weights<T>(copy);
 }
 
+struct Int4Table {
+  V scale, zero;
+};
+inline Int4Table vint4_table(uint32_t scale_and_zero) {
+  unsigned char halves[8] = {};
+  std::memcpy(halves, &scale_and_zero, sizeof scale_and_zero);
+  const V pair = vload_weights<DType::fp16>(halves);
+  return {vset(pair[0]), vset(pair[1])};
+}
+inline V vint4(const unsigned char* chunk, int step, const Int4Table& table) {
+  VI words;
+  std::memcpy(&words, chunk + step % 4 * 16, sizeof words);
+  const VI nibbles = words >> (step / 4 * 4) & 15;
+  const V value = {static_cast<float>(nibbles[0]), static_cast<float>(nibbles[1]), static_cast<float>(nibbles[2]),
+                   static_cast<float>(nibbles[3])};
+  return (value - table.zero) * table.scale;
+}
+
 inline V vreduce(const V (&a)[kLanes]) {
   const V low = QUEST_SHUFFLE(a[0], a[1], 0, 4, 1, 5) + QUEST_SHUFFLE(a[0], a[1], 2, 6, 3, 7);
   const V high = QUEST_SHUFFLE(a[2], a[3], 0, 4, 1, 5) + QUEST_SHUFFLE(a[2], a[3], 2, 6, 3, 7);

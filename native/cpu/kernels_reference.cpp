@@ -47,6 +47,23 @@ void gemm(const float* x, int64_t ldx, int64_t m, const void* w, DType w_dtype, 
   }
 }
 
+void gemm_int4(const float* x, int64_t ldx, int64_t m, const Int4Rows& w, int64_t n, float* y, int64_t ldy, bool add, float*) {
+  const int64_t chunks = (w.k + 127) / 128;
+  for (int64_t i = 0; i < m; ++i) {
+    for (int64_t j = 0; j < n; ++j) {
+      double sum = 0;
+      for (int64_t c = 0; c < w.k; ++c) {
+        uint32_t word;
+        std::memcpy(&word, static_cast<const unsigned char*>(w.nibbles) + (j * chunks + c / 128) * 64 + c % 16 * 4, sizeof word);
+        const uint32_t group = w.groups[j * (w.k / w.group) + c / w.group];
+        const double q = word >> (c % 128 / 16 * 4) & 15u;
+        sum += x[i * ldx + c] * (q - widen_fp16(static_cast<uint16_t>(group >> 16))) * widen_fp16(static_cast<uint16_t>(group));
+      }
+      y[i * ldy + j] = static_cast<float>(add ? y[i * ldy + j] + sum : sum);
+    }
+  }
+}
+
 int64_t gemm_scratch_floats(int64_t) { return 0; }
 
 void dot_rows(const float* q, int64_t ldq, int64_t nq, const float* rows, int64_t ldr, int64_t n, int64_t d,
@@ -124,8 +141,8 @@ void widen(const void* w, DType w_dtype, int64_t n, float* out) {
 }  // namespace
 
 const Kernels& reference_kernels() {
-  static const Kernels table = {"reference", gemm,        gemm_scratch_floats, dot_rows, axpy_rows,
-                                exp_span,    page_scores, rmsnorm,             silu_mul, widen};
+  static const Kernels table = {"reference", gemm,     gemm_int4,   gemm_scratch_floats, dot_rows, axpy_rows,
+                                exp_span,    page_scores, rmsnorm, silu_mul,   widen};
   return table;
 }
 

@@ -20,7 +20,7 @@ struct Tile {
 // A guess of one core's time: 10 GB/s of weights or 50 GFLOP/s, whichever takes longer.
 double estimate_us(int64_t m, int64_t n, const Weight& w) {
   const double elements = static_cast<double>(n) * static_cast<double>(w.k);
-  return std::max(elements * static_cast<double>(dtype_bytes(w.dtype)) / 10e3,
+  return std::max(elements * w.bytes_per_element() / 10e3,
                   2.0 * static_cast<double>(m) * elements / 50e3);
 }
 
@@ -28,10 +28,17 @@ void run_tile(const Kernels& kernels, const Tile& tile, const float* x, int64_t 
   static thread_local std::vector<float> scratch;
   const size_t needed = static_cast<size_t>(kernels.gemm_scratch_floats(out.w.k));
   if (scratch.size() < needed) scratch.resize(needed);
-  const auto* weights = static_cast<const unsigned char*>(out.w.data) +
-                        tile.column * out.w.k * static_cast<int64_t>(dtype_bytes(out.w.dtype));
-  kernels.gemm(x + tile.row * ldx, ldx, tile.rows, weights, out.w.dtype, tile.columns, out.w.k,
-               out.y + tile.row * out.ldy + tile.column, out.ldy, add, scratch.data());
+  const auto* weights = static_cast<const unsigned char*>(out.w.data);
+  const float* from = x + tile.row * ldx;
+  float* to = out.y + tile.row * out.ldy + tile.column;
+  const int64_t k = out.w.k;
+  if (out.w.group > 0) {
+    const Int4Rows rows{weights + tile.column * int4_row_bytes(k), out.w.groups + tile.column * (k / out.w.group), k, out.w.group};
+    kernels.gemm_int4(from, ldx, tile.rows, rows, tile.columns, to, out.ldy, add, scratch.data());
+    return;
+  }
+  kernels.gemm(from, ldx, tile.rows, weights + tile.column * k * static_cast<int64_t>(dtype_bytes(out.w.dtype)), out.w.dtype,
+               tile.columns, k, to, out.ldy, add, scratch.data());
 }
 
 }  // namespace

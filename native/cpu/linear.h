@@ -15,6 +15,11 @@ struct Weight {
   DType dtype;
   int64_t n;
   int64_t k;
+  // 4-bit weights: data holds Int4Rows::nibbles.
+  const uint32_t* groups = nullptr;
+  int group = 0;
+
+  double bytes_per_element() const { return group > 0 ? 0.5 + 4.0 / group : static_cast<double>(dtype_bytes(dtype)); }
 };
 
 // One product of a group that shares its input (q, k, v; gate, up): y [m, ldy].

@@ -2,8 +2,10 @@
 // bandwidth that other times are held against.
 //
 //   fill_random  out[i] = offset + scale * x_i, x_i about normal (sum of four uniform hashes), the same for the same seed
+//   int4_random  random 4-bit weights around zero, one scale for all, in int4.h's layout
 //   read_all     reads `bytes` once, 16 bytes per lane, eight loads in flight
 #include "cuda/dispatch.cuh"
+#include "cuda/int4.h"
 
 namespace quest::cuda {
 
@@ -36,6 +38,20 @@ __global__ void fill_kernel(FillParams p) {
   }
 }
 
+__global__ void QUEST_LAUNCH_BOUNDS(kThreads) int4_random_kernel(Int4RandomParams p) {
+  dependency_wait();
+  dependency_release();
+  const int words = kInt4Outputs * kInt4Inputs / 8, all = int4_block_bytes(p.group) / 4;
+  auto* block = static_cast<uint32_t*>(p.out) + static_cast<int64_t>(blockIdx.x) * all;
+  const int unit = static_cast<int>(blockIdx.x) % int4_units(p.k);
+  // Weights of -8..7 have a standard deviation of 4.61; a zero of 8 makes a mean of -0.5, no more.
+  const uint32_t scale_and_zero = pack2<__half>(p.deviation / 4.61f, 8);
+  for (int i = static_cast<int>(threadIdx.x); i < all; i += static_cast<int>(kThreads)) {
+    const bool inside = unit * kInt4Inputs + (i - words) / kInt4Outputs * p.group < p.k;
+    block[i] = i < words ? hash(static_cast<uint32_t>(i) ^ hash(p.seed + blockIdx.x)) : inside ? scale_and_zero : 0;
+  }
+}
+
 __global__ void QUEST_LAUNCH_BOUNDS(kThreads) read_kernel(ReadParams p) {
   dependency_wait();
   dependency_release();
@@ -63,6 +79,11 @@ void fill_random(const FillParams& p, const Launch& how) {
   with_half(p.type, [&](auto t) {
     launch(how, "fill_random", fill_kernel<decltype(t)>, dim3(static_cast<unsigned>(blocks < 16384 ? blocks : 16384)), kThreads, 0, p);
   });
+}
+
+void int4_random(const Int4RandomParams& p, const Launch& how) {
+  const auto blocks = static_cast<unsigned>(int4_tiles(p.n)) * static_cast<unsigned>(int4_units(p.k));
+  launch(how, "int4_random", int4_random_kernel, dim3(blocks), kThreads, 0, p);
 }
 
 void read_all(const ReadParams& p, const Launch& how) {

@@ -8,7 +8,7 @@
 #include <cstring>
 #include <functional>
 
-#include "cuda/kernels.h"
+#include "cuda/int4.h"
 
 namespace quest::cuda {
 
@@ -95,24 +95,69 @@ class Uploader {
   int slot_ = 0;
 };
 
+// Checks what is put side by side: 4-bit projections of one input share their group, and none of them has 16 bits.
+int common_group(const std::vector<const Tensor*>& parts) {
+  for (const Tensor* t : parts) {
+    if (t->group != parts[0]->group) {
+      throw Error("E_QUANTIZATION", "projections of one input have groups of " + std::to_string(parts[0]->group) + " and " + std::to_string(t->group) +
+                                        " weights (0: not quantised); the GPU needs them alike",
+                  "use --device cpu");
+    }
+  }
+  return static_cast<int>(parts[0]->group);
+}
+
+// 4-bit projections of one input: their files' words go to `raw` on the device, and from there into our layout.
+void upload_int4(Uploader& uploader, cudaStream_t stream, const std::vector<Tensor>& parts, unsigned char* raw, unsigned char* to) {
+  Int4PackParams p{};
+  p.n_parts = static_cast<int>(parts.size());
+  p.out = to;
+  p.k = static_cast<int>(parts[0].cols);
+  p.group = static_cast<int>(parts[0].group);
+  p.interleaved = parts.size() == 2;
+  size_t at = 0;
+  const auto put = [&](const void* from, int64_t words) {
+    unsigned char* place = raw + at;
+    uploader.copy(from, DType::fp32, words, DType::fp32, place);
+    at += aligned(static_cast<size_t>(words) * 4);
+    return place;
+  };
+  for (size_t i = 0; i < parts.size(); ++i) {
+    const Tensor& t = parts[i];
+    const int64_t words = t.rows / 8, groups = t.cols / t.group;
+    auto* weights = reinterpret_cast<uint32_t*>(put(t.data, t.cols * words));
+    auto* zeros = reinterpret_cast<uint32_t*>(put(t.zeros, groups * words));
+    auto* scales = reinterpret_cast<uint16_t*>(put(t.scales, groups * t.rows / 2));
+    p.parts[i] = {weights, zeros, scales, static_cast<int>(t.rows)};
+    p.n += static_cast<int>(t.rows);
+  }
+  int4_pack(p, {stream, false});
+}
+
 }  // namespace
 
 DeviceWeights::DeviceWeights(const ModelSpec& spec, const Weights& weights, cudaStream_t stream)
     : type(weights.layers[0].q.dtype == DType::bf16 ? Half::bf16 : Half::fp16) {
+  for (const LayerWeights& l : weights.layers) {
+    for (const Tensor* t : {&l.q, &l.k, &l.v, &l.o, &l.gate, &l.up, &l.down}) {
+      if (t->int4()) type = Half::fp16;  // what their kernels compute in
+    }
+  }
   place(spec, weights, stream);
 }
 
-DeviceWeights::DeviceWeights(const ModelSpec& spec, Half half, cudaStream_t stream) : type(half) {
+DeviceWeights::DeviceWeights(const ModelSpec& spec, Half half, cudaStream_t stream, int group) : type(half) {
   // Tensors without data: shapes alone.
   const auto matrix = [](int64_t rows, int64_t cols) { return Tensor{nullptr, DType::fp16, rows, cols}; };
+  const auto projection = [&](int64_t rows, int64_t cols) { return Tensor{nullptr, DType::fp16, rows, cols, group}; };
   Weights w;
   const int64_t q_dim = spec.n_heads * spec.head_dim, kv_dim = spec.n_kv_heads * spec.head_dim;
   w.embed = w.lm_head = matrix(spec.vocab, spec.hidden);
   w.norm = matrix(1, spec.hidden);
   for (int64_t i = 0; i < spec.n_layers; ++i) {
-    w.layers.push_back({matrix(1, spec.hidden), matrix(q_dim, spec.hidden), matrix(kv_dim, spec.hidden), matrix(kv_dim, spec.hidden),
-                        matrix(spec.hidden, q_dim), matrix(1, spec.hidden), matrix(spec.ffn, spec.hidden), matrix(spec.ffn, spec.hidden),
-                        matrix(spec.hidden, spec.ffn),
+    w.layers.push_back({matrix(1, spec.hidden), projection(q_dim, spec.hidden), projection(kv_dim, spec.hidden), projection(kv_dim, spec.hidden),
+                        projection(spec.hidden, q_dim), matrix(1, spec.hidden), projection(spec.ffn, spec.hidden), projection(spec.ffn, spec.hidden),
+                        projection(spec.hidden, spec.ffn),
                         spec.qkv_bias ? matrix(1, q_dim) : Tensor{}, spec.qkv_bias ? matrix(1, kv_dim) : Tensor{},
                         spec.qkv_bias ? matrix(1, kv_dim) : Tensor{}});
   }
@@ -145,6 +190,31 @@ size_t DeviceWeights::place(const ModelSpec& spec, const Weights& weights, cudaS
     names.push_back([=](unsigned char* base) { name(base + at); });
     total = aligned(total);
   };
+  size_t raw_bytes = 0;
+  Buffer<unsigned char> raw;
+  // The projections of one input as one matrix.
+  const auto put_matrix = [&](std::vector<const Tensor*> parts, auto&& matrix_of) {
+    const int group = common_group(parts);
+    if (group == 0) return put(std::move(parts), matrix, [=](unsigned char* p) { matrix_of() = {p, 0}; });
+    int64_t n = 0;
+    size_t files = 0;
+    std::vector<Tensor> tensors;
+    for (const Tensor* t : parts) {
+      n += t->rows;
+      files += t->bytes() + 3 * kAlign;
+      tensors.push_back(*t);
+    }
+    const int64_t k = parts[0]->cols;
+    const size_t at = total;
+    copies.push_back([=, &raw](Uploader& u, unsigned char* base) {
+      if (tensors[0].data) return upload_int4(u, stream, tensors, raw.get(), base + at);
+      const float deviation = 1.0f / std::sqrt(static_cast<float>(k));
+      int4_random({base + at, static_cast<int>(n), static_cast<int>(k), group, deviation, static_cast<uint32_t>(at >> 8)}, {stream, false});
+    });
+    names.push_back([=](unsigned char* base) { matrix_of() = {base + at, group}; });
+    if (parts[0]->data) raw_bytes = std::max(raw_bytes, files);
+    total = aligned(total + static_cast<size_t>(int4_bytes(n, k, group)));
+  };
   const auto as_floats = [](unsigned char* p) { return reinterpret_cast<const float*>(p); };
   layers.resize(weights.layers.size());
   put({&weights.embed}, matrix, [this](unsigned char* p) { embed = p; });
@@ -155,20 +225,22 @@ size_t DeviceWeights::place(const ModelSpec& spec, const Weights& weights, cudaS
   for (size_t i = 0; i < layers.size(); ++i) {
     const LayerWeights& l = weights.layers[i];
     put({&l.attn_norm}, DType::fp32, [=, this](unsigned char* p) { layers[i].attn_norm = as_floats(p); });
-    put({&l.q, &l.k, &l.v}, matrix, [=, this](unsigned char* p) { layers[i].qkv = p; });
+    put_matrix({&l.q, &l.k, &l.v}, [=, this]() -> DeviceMatrix& { return layers[i].qkv; });
     layers[i].qkv_bias = nullptr;
     if (spec.qkv_bias) put({&l.q_bias, &l.k_bias, &l.v_bias}, DType::fp32, [=, this](unsigned char* p) { layers[i].qkv_bias = as_floats(p); });
-    put({&l.o}, matrix, [=, this](unsigned char* p) { layers[i].o = p; });
+    put_matrix({&l.o}, [=, this]() -> DeviceMatrix& { return layers[i].o; });
     put({&l.ffn_norm}, DType::fp32, [=, this](unsigned char* p) { layers[i].ffn_norm = as_floats(p); });
-    put({&l.gate, &l.up}, matrix, [=, this](unsigned char* p) { layers[i].gate_up = p; });
-    put({&l.down}, matrix, [=, this](unsigned char* p) { layers[i].down = p; });
+    put_matrix({&l.gate, &l.up}, [=, this]() -> DeviceMatrix& { return layers[i].gate_up; });
+    put_matrix({&l.down}, [=, this]() -> DeviceMatrix& { return layers[i].down; });
   }
   if (measure) return total;
   memory_.resize(total);
   for (const auto& name : names) name(memory_.get());
   if (spec.tied_embeddings) lm_head = embed;
+  raw.resize(raw_bytes);
   Uploader uploader(stream);
   for (const auto& copy : copies) copy(uploader, memory_.get());
+  if (raw_bytes > 0) check(cudaStreamSynchronize(stream), "upload");  // before `raw` goes
   return total;
 }
 

@@ -201,6 +201,7 @@ class CudaExecutor final : public Executor {
                   "they cover head_dim 32, 64, 96, 128; up to 8 query heads per KV head; widths that are multiples of 8: use --device cpu");
     }
     if (spec.random_weights == "fp16") return DeviceWeights(spec, Half::fp16, stream);
+    if (spec.random_weights == "int4") return DeviceWeights(spec, Half::fp16, stream, 128);
     return DeviceWeights(spec, Weights::map(spec), stream);
   }
 

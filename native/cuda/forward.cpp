@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "cuda/int4.h"
 #include "cuda/memory_plan.h"
 
 namespace quest::cuda {
@@ -12,7 +13,8 @@ namespace {
 
 constexpr size_t kScoreFloats = size_t{16} << 20;
 constexpr size_t kListEntries = size_t{4} << 20;
-constexpr int kMaxInputColumns = 100 * 1024;  // of a GEMV's input in shared memory
+constexpr int kMaxInputColumns = 95 * 1024;  // of a GEMV's input in shared memory
+constexpr int kInt4Rows = 32;                // above that, unpacking a 4-bit matrix costs less than reading it every eight rows
 
 // Strides that a captured graph keeps while a sequence grows: four steps to a power of two.
 int64_t bucket(int64_t n) {
@@ -46,6 +48,7 @@ Forward::Forward(const ModelSpec& spec, const DeviceWeights& weights, cudaStream
   attn_.resize(sizes.attn);
   gate_up_.resize(sizes.gate_up);
   act_.resize(sizes.act);
+  unpacked_.resize(sizes.unpacked);
   logits_.resize(sizes.logits);
   nll_.resize(sizes.nll);
   next_ids_.resize(sizes.next_ids);
@@ -63,13 +66,20 @@ Forward::~Forward() {
 void Forward::synchronize(const char* what) { check(cudaStreamSynchronize(stream_), what); }
 
 // in half [rows, k], or null for the norm of the residual stream; weight [n, k].
-void Forward::project(int64_t rows, const float* norm, const void* in, const void* weight, void* out, int64_t n, int64_t k,
+void Forward::project(int64_t rows, const float* norm, const void* in, const DeviceMatrix& weight, void* out, int64_t n, int64_t k,
                       Epilogue epilogue) {
   const int r = static_cast<int>(rows), columns = static_cast<int>(n), depth = static_cast<int>(k);
-  if (rows <= kGemvRows && k <= kMaxInputColumns) {
+  if (weight.group > 0 && rows <= kInt4Rows && k <= kMaxInputColumns) {
+    const bool fused = norm != nullptr;
+    int4_gemv({fused ? nullptr : in, fused ? static_cast<const float*>(in) : nullptr, norm, spec_.norm_eps, weight.data, weight.group, out, r, columns,
+               depth, epilogue, sms_},
+              launch_here());
+    return;
+  }
+  if (weight.group == 0 && rows <= kGemvRows && k <= kMaxInputColumns) {
     // `in` is the residual stream when a norm is given.
     const bool fused = norm != nullptr;
-    gemv({fused ? nullptr : in, fused ? static_cast<const float*>(in) : nullptr, norm, spec_.norm_eps, weight, out, r, columns, depth, epilogue,
+    gemv({fused ? nullptr : in, fused ? static_cast<const float*>(in) : nullptr, norm, spec_.norm_eps, weight.data, out, r, columns, depth, epilogue,
           weights_.type, sms_},
          launch_here());
     return;
@@ -79,7 +89,12 @@ void Forward::project(int64_t rows, const float* norm, const void* in, const voi
     in = xn_.get();
   }
   const bool silu = epilogue == Epilogue::silu_mul;
-  blas_.product({in, weight, silu ? gate_up_.get() : out, r, columns, depth, silu ? Epilogue::half : epilogue, weights_.type}, launch_here());
+  const void* matrix = weight.data;
+  if (weight.group > 0) {
+    int4_unpack({weight.data, unpacked_.get(), columns, depth, weight.group, silu}, launch_here());
+    matrix = unpacked_.get();
+  }
+  blas_.product({in, matrix, silu ? gate_up_.get() : out, r, columns, depth, silu ? Epilogue::half : epilogue, weights_.type}, launch_here());
   if (silu) silu_mul({gate_up_.get(), out, rows, columns / 2, weights_.type}, launch_here());
 }
 
@@ -351,7 +366,7 @@ void Forward::enqueue_layers(Pass& pass, const JobControl* job) {
 // The greedy next token of every row; the logits stay in logits_.
 void Forward::enqueue_step(Pass& pass) {
   const auto rows = static_cast<int>(pass.n_rows);
-  project(pass.n_rows, weights_.norm, x_.get(), weights_.lm_head, logits_.get(), spec_.vocab, spec_.hidden, Epilogue::fp32);
+  project(pass.n_rows, weights_.norm, x_.get(), {weights_.lm_head}, logits_.get(), spec_.vocab, spec_.hidden, Epilogue::fp32);
   argmax({logits_.get(), next_ids_.get(), rows, static_cast<int>(spec_.vocab)}, launch_here());
   check(cudaMemcpyAsync(small_host_.get(), next_ids_.get(), static_cast<size_t>(rows) * sizeof(int32_t), cudaMemcpyDeviceToHost, stream_), "next ids");
 }
@@ -408,7 +423,7 @@ void Forward::logits(Pass& pass) {
     rmsnorm({x_.get(), targets_.get() + begin, weights_.norm, xn_.get(), static_cast<int>(count), static_cast<int>(spec_.hidden), spec_.norm_eps,
              weights_.type},
             launch_here());
-    project(static_cast<int64_t>(count), nullptr, xn_.get(), weights_.lm_head, logits_.get(), spec_.vocab, spec_.hidden, Epilogue::fp32);
+    project(static_cast<int64_t>(count), nullptr, xn_.get(), {weights_.lm_head}, logits_.get(), spec_.vocab, spec_.hidden, Epilogue::fp32);
     bool likelihoods = false;
     for (size_t i = 0; i < count; ++i) {
       const Work& w = *wanted[begin + i].segment->work;

@@ -52,7 +52,7 @@ class Forward {
   void enqueue_attention(Pass& pass, const LayerPlan& plan, int64_t layer);
   void enqueue_rows(Pass& pass, const RowGroup& group, int64_t layer);
   void examine_rows(Pass& pass, const RowGroup& group, int64_t layer, int64_t begin, int64_t count, int64_t list_stride);
-  void project(int64_t rows, const float* norm, const void* in, const void* weight, void* out, int64_t n, int64_t k, Epilogue epilogue);
+  void project(int64_t rows, const float* norm, const void* in, const DeviceMatrix& weight, void* out, int64_t n, int64_t k, Epilogue epilogue);
   void enqueue_step(Pass& pass);
   void launch_pass(Pass& pass, bool greedy, const JobControl& job);
   Pass begin(std::span<Work> works);
@@ -72,6 +72,7 @@ class Forward {
 
   // [kMaxRows, ...]: residual stream fp32; half: its norm, projections, rotated sink queries, attention output, feed-forward.
   Buffer<float> x_;
+  Buffer<uint16_t> unpacked_;  // a 4-bit matrix in fp16, for a product of many rows
   Buffer<uint16_t> xn_, qkv_, q_sinks_, attn_, gate_up_, act_;
   Buffer<float> logits_;  // [kLogitRows, vocab]
   Buffer<float> nll_;

@@ -28,6 +28,8 @@ WorkspaceSizes workspace_sizes(const ModelSpec& spec) {
   w.attn = rows * heads * d;
   w.gate_up = rows * 2 * ffn;
   w.act = rows * ffn;
+  // The largest matrix of a layer.
+  if (spec.has_int4()) w.unpacked = hidden * std::max(2 * ffn, (heads + 2 * kv_heads) * d);
   w.logits = static_cast<size_t>(kLogitRows) * vocab;
   w.nll = w.next_ids = rows;
   w.targets = 2 * rows;  // gathered rows, then their targets
@@ -37,7 +39,7 @@ WorkspaceSizes workspace_sizes(const ModelSpec& spec) {
 }
 
 size_t WorkspaceSizes::bytes() const {
-  const size_t halves = xn + qkv + attn + gate_up + act, words = x + logits + nll + next_ids + targets + partials + arrivals;
+  const size_t halves = xn + qkv + attn + gate_up + act + unpacked, words = x + logits + nll + next_ids + targets + partials + arrivals;
   return 2 * halves + 4 * words;
 }
 

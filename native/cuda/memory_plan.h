@@ -10,7 +10,7 @@ namespace quest::cuda {
 
 // Elements of the buffers that every forward pass uses (cuda/forward.h has their shapes).
 struct WorkspaceSizes {
-  size_t x, xn, qkv, attn, gate_up, act, logits, nll, next_ids, targets, partials, arrivals;
+  size_t x, xn, qkv, attn, gate_up, act, unpacked, logits, nll, next_ids, targets, partials, arrivals;
 
   size_t bytes() const;
 };

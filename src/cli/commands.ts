@@ -183,13 +183,14 @@ export const COMMANDS: readonly CommandSpec[] = [
   },
   {
     name: 'model',
-    summary: 'the models of the hub cache: pulling, listing, memory, verifying',
-    argument: { name: '<action>', help: 'pull, list, info or verify' },
-    names: { name: '[models...]', help: 'ORG/NAME; for info also a folder or a built-in name' },
+    summary: 'the models of the hub cache: pulling, listing, memory, verifying; 4-bit versions of models',
+    argument: { name: '<action>', help: 'pull, list, info, verify or quantize' },
+    names: { name: '[models...]', help: 'ORG/NAME; for info and quantize also a folder or a built-in name' },
     examples: [
       'quest model pull lmsys/longchat-7b-v1.5-32k',
       'quest model info quest-tiny --context 32768',
       'quest model verify lmsys/longchat-7b-v1.5-32k',
+      'quest model quantize quest-tiny --group 64 --out tiny-int4',
     ],
     load: () => import('./commands/model.js'),
   },

@@ -9,6 +9,7 @@ import { LONGBENCH_OPTIONS } from './options_longbench.js';
 import { TEXT_OPTIONS } from './options_ppl.js';
 import { PROMPT_OPTIONS } from './options_prompt.js';
 import { PULL_OPTIONS } from './options_pull.js';
+import { QUANTIZE_OPTIONS } from './options_quantize.js';
 import { ISO_OPTIONS, REPORT_OPTIONS, REPRO_OPTIONS } from './options_report.js';
 import { SWEEP_OPTIONS } from './options_sweep.js';
 
@@ -151,6 +152,7 @@ export const OPTIONS: readonly OptionSpec[] = [
   ...ISO_OPTIONS,
   ...BENCH_OPTIONS,
   ...PULL_OPTIONS,
+  ...QUANTIZE_OPTIONS,
   // methods
   method({
     name: 'method',

@@ -63,7 +63,7 @@ export const BENCH_OPTIONS: readonly OptionSpec[] = [
   command({
     name: 'weights',
     type: 'names',
-    choices: ['fp16'],
+    choices: ['fp16', 'int4'],
     default: ['fp16'],
     placeholder: 'LIST',
     help: 'e2e: what the matrices are stored as',

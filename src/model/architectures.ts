@@ -61,7 +61,6 @@ const QKV_BIAS: TensorNames = {
 /** What every family here has in common. */
 const DECODER_RULES: readonly KeyRule[] = [
   { key: 'hidden_act', accepts: ['silu'], because: 'only the SiLU-gated feed-forward exists' },
-  { key: 'quantization_config', accepts: [], because: 'weights are read as fp32, fp16 or bf16' },
   { key: 'partial_rotary_factor', accepts: [1], because: 'the whole head is rotated' },
   { key: 'is_encoder_decoder', accepts: [false], because: 'only decoders run' },
 ];

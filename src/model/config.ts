@@ -1,6 +1,7 @@
 /** config.json -> the numbers that the runtime needs, or a refusal that names the key. */
 import { QuestError } from '../errors.js';
 import { ARCHITECTURES, type Architecture, supportedArchitectures } from './architectures.js';
+import { type AwqFormat, readQuantization } from './awq.js';
 import { Fields, type JsonObject, show, tokenIds } from './fields.js';
 import { extendedContext, type RopeParams, readRope, ropeSpec } from './rope.js';
 import type { ModelSpec } from './spec.js';
@@ -10,6 +11,8 @@ export interface ModelConfig {
   architecture: Architecture;
   shape: Omit<ModelSpec, 'files' | 'tensors'>;
   ropeParams: RopeParams;
+  /** How the layers' matrices are packed; undefined where they are not. */
+  quantization: AwqFormat | undefined;
   bosId: number | undefined;
   eosIds: number[];
 }
@@ -49,6 +52,7 @@ export function parseConfig(json: JsonObject, where = 'config.json'): ModelConfi
       qkvBias: architecture.qkvBias,
     },
     ropeParams,
+    quantization: readQuantization(config),
     bosId: tokenIds(config, 'bos_token_id')[0],
     eosIds: tokenIds(config, 'eos_token_id'),
   };

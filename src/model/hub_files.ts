@@ -5,7 +5,7 @@ import { QuestError } from '../errors.js';
 import type { RepoFile, RepoInfo } from '../net/hub_api.js';
 
 /** Everything but the weights. Only those that a repository has are fetched. */
-const SMALL_FILES = new Set([
+export const SMALL_FILES = new Set([
   'config.json',
   'generation_config.json',
   'tokenizer.json',

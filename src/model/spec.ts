@@ -1,18 +1,27 @@
 /** What a checkpoint is, in the terms the runtime needs: shapes, rope frequencies, and where each tensor's bytes lie. */
 
-export type DType = 'fp32' | 'fp16' | 'bf16';
+/** `int4`: 4-bit weights as AutoAWQ packs them, see {@link TensorRef.group}. */
+export type DType = 'fp32' | 'fp16' | 'bf16' | 'int4';
 
-/** What matrices are stored as. */
-export type WeightType = 'fp16';
+/** What the layers' matrices are stored as. */
+export type WeightType = 'fp16' | 'int4';
 
-/** A contiguous row-major tensor inside one of the checkpoint's files. The bytes are mapped by the native side only. */
-export interface TensorRef {
+/** Where a tensor's bytes begin. */
+export interface TensorPlace {
   /** Index into {@link ModelSpec.files}. */
   file: number;
   /** Byte offset of the first element from the start of the file; need not be a multiple of the element's size. */
   offset: number;
+}
+
+/** A contiguous row-major tensor inside one of the checkpoint's files. The bytes are mapped by the native side only. */
+export interface TensorRef extends TensorPlace {
   dtype: DType;
   shape: number[];
+  /** `int4` only: weights that share a scale and a zero; where the zeros and the fp16 scales lie. `shape` is that of the matrix. */
+  group?: number;
+  zeros?: TensorPlace;
+  scales?: TensorPlace;
 }
 
 export interface RopeSpec {

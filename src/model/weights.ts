@@ -2,11 +2,12 @@
 import path from 'node:path';
 import { QuestError } from '../errors.js';
 import type { Architecture } from './architectures.js';
+import { checkPart, isPacked, packedParts } from './awq.js';
 import type { ModelConfig } from './config.js';
 import { base, fileSize, show } from './fields.js';
 import { readSafetensorsHeader, type StoredFile, type StoredTensor } from './safetensors.js';
 import { readShardIndex } from './shards.js';
-import type { DType, ModelSpec, TensorRef } from './spec.js';
+import type { DType, ModelSpec, TensorPlace, TensorRef } from './spec.js';
 import { readTorchIndex } from './torchbin.js';
 
 export interface Weights {
@@ -18,7 +19,7 @@ export interface Weights {
 }
 
 const DTYPES: Readonly<Record<string, DType>> = { F32: 'fp32', F16: 'fp16', BF16: 'bf16' };
-const BYTES: Readonly<Record<DType, number>> = { fp32: 4, fp16: 2, bf16: 2 };
+const BYTES: Readonly<Record<DType, number>> = { fp32: 4, fp16: 2, bf16: 2, int4: 0.5 };
 
 /** In order of preference: one file or an index of shards, and who reads its headers. */
 const LAYOUTS = [
@@ -68,32 +69,58 @@ export function storedName(architecture: Architecture, canonical: string): strin
 /** Reads the headers of a checkpoint folder's weight files. Throws E_WEIGHTS that names the tensor, what it is and what was wanted. */
 export async function locateWeights(dir: string, config: ModelConfig): Promise<Weights> {
   const needed = neededTensors(config.shape);
-  const { sources, read, from } = await findSources(dir, config.architecture, needed);
+  const stored = [...needed].map(([canonical, shape]) => {
+    const name = storedName(config.architecture, canonical);
+    const { quantization } = config;
+    const packed = isPacked(quantization, name, shape, canonical.startsWith('layers.'));
+    return { canonical, shape, name, parts: packed ? packedParts(quantization, name, shape) : undefined };
+  });
+  const names = stored.flatMap(({ name, parts }) => parts?.map((part) => part.name) ?? [name]);
+  const { sources, read, from } = await findSources(dir, names);
   const headers = new Map<string, StoredFile>();
   const files: string[] = [];
   const tensors: Record<string, TensorRef> = {};
   let bytes = 0;
-  for (const [canonical, shape] of needed) {
-    const name = storedName(config.architecture, canonical);
+  const find = async (name: string) => {
     const file = sources(name);
     if (file === undefined) throw missing(name, from, config);
     const header = headers.get(file) ?? (await read(file));
     headers.set(file, header);
     const tensor = header.tensors.get(name);
     if (!tensor) throw missing(name, base(file), config);
-    const dtype = checkTensor(name, tensor, shape, base(file));
     if (!files.includes(file)) files.push(file);
-    tensors[canonical] = { file: files.indexOf(file), offset: tensor.offset, dtype, shape };
     bytes += tensor.bytes;
+    return { tensor, from: base(file), place: { file: files.indexOf(file), offset: tensor.offset } };
+  };
+  for (const { canonical, shape, name, parts } of stored) {
+    if (!parts) {
+      const { tensor, from, place } = await find(name);
+      tensors[canonical] = { ...place, dtype: checkTensor(name, tensor, shape, from), shape };
+      continue;
+    }
+    const places: Partial<Record<string, TensorPlace>> = {};
+    for (const part of parts) {
+      const { tensor, from, place } = await find(part.name);
+      checkPart(part, tensor, from);
+      places[part.role] = place;
+    }
+    const { weights, zeros, scales } = places as Record<'weights' | 'zeros' | 'scales', TensorPlace>;
+    tensors[canonical] = {
+      ...weights,
+      dtype: 'int4',
+      shape,
+      group: config.quantization?.group,
+      zeros,
+      scales,
+    };
   }
   return { files, tensors, bytes };
 }
 
-async function findSources(dir: string, architecture: Architecture, needed: Map<string, number[]>) {
+async function findSources(dir: string, names: string[]) {
   for (const { single, index, read } of LAYOUTS) {
     const file = path.join(dir, single);
     if ((await fileSize(file)) !== undefined) return { sources: () => file, read, from: single };
-    const names = [...needed.keys()].map((canonical) => storedName(architecture, canonical));
     const shards = await readShardIndex(dir, index, names);
     if (shards) return { sources: (name: string) => shards.get(name), read, from: index };
   }
@@ -124,7 +151,7 @@ function checkTensor(name: string, tensor: StoredTensor, wanted: number[], from:
       'E_WEIGHTS',
       `${from}: tensor ${show(name)} has dtype ${tensor.dtype}; supported: F32, F16, BF16`,
       {
-        hint: 'quantised and 64-bit checkpoints are not supported; use an fp32, fp16 or bf16 version',
+        hint: 'use an fp32, fp16 or bf16 version, or a 4-bit one that AutoAWQ made',
       },
     );
   return dtype;
@@ -132,7 +159,9 @@ function checkTensor(name: string, tensor: StoredTensor, wanted: number[], from:
 
 /** Bytes of one tensor in memory. */
 export function tensorBytes(tensor: TensorRef): number {
-  return tensor.shape.reduce((product, size) => product * size, BYTES[tensor.dtype]);
+  const elements = tensor.shape.reduce((product, size) => product * size, 1);
+  // A group's scale and zero take 20 bits.
+  return elements * BYTES[tensor.dtype] + (tensor.group === undefined ? 0 : (elements / tensor.group) * 2.5);
 }
 
 export type WeightShape = Omit<ModelSpec, 'files' | 'tensors'>;

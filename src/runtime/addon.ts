@@ -126,6 +126,37 @@ export interface NativeModel {
   dispose(): void;
 }
 
+export interface QuantizeOptions {
+  /** Consecutive inputs that share a scale and a zero. */
+  group: number;
+  /** AWQ's search of scales; else round to nearest, without a calibration text. */
+  activationAware: boolean;
+  /** Tokens of the calibration text that see each other. */
+  sequence: number;
+  threads: number;
+}
+
+/** Error of a group's output relative to its square: rounded as it is, and with the scales that were chosen. */
+export interface SearchError {
+  unscaled: number;
+  scaled: number;
+}
+
+export interface QuantizedLayer {
+  /** `attn_norm`, `q.weights`, `q.zeros`, `q.scales`, `q_bias`, ...: bytes in AutoAWQ's layout, 16-bit ones as fp16. */
+  tensors: Record<string, Uint8Array>;
+  /** `qkv`, `o`, `gate_up`, `down`; none without a search. */
+  errors: Record<string, SearchError>;
+}
+
+export interface NativeQuantizer {
+  /** Layer 0, 1, ... in order. */
+  next(job: NativeJob, progress: ProgressCallback): Promise<QuantizedLayer>;
+  /** Rows of `embed`, `norm` or `lm_head` as fp16 bytes. */
+  plain(job: NativeJob, name: string, firstRow: number, rows: number): Promise<Uint8Array>;
+  dispose(): void;
+}
+
 export interface NativeCpuInfo {
   /** SIMD levels this build has and this CPU runs, slowest first; `active` is the one in use. */
   levels: string[];
@@ -221,6 +252,12 @@ export interface NativeAddon {
   createJob(): NativeJob;
   /** `device` is `cpu` or `cuda:N`. */
   createKernelBench(device: string, threads: number): NativeKernelBench;
+  createQuantizer(
+    job: NativeJob,
+    spec: ModelSpec,
+    calibration: Int32Array,
+    options: QuantizeOptions,
+  ): Promise<NativeQuantizer>;
   loadModel(
     job: NativeJob,
     spec: ModelSpec,

@@ -11,8 +11,8 @@ import {
   type NativeModel,
   type NativeModelInfo,
   type NativeSequence,
-  type ProgressCallback,
 } from './addon.js';
+import { ignore, type JobOptions, runJob } from './job.js';
 
 export type {
   Counters,
@@ -23,12 +23,7 @@ export type {
   NativeModelInfo,
 } from './addon.js';
 
-export interface JobOptions {
-  signal?: AbortSignal;
-  onProgress?: ProgressCallback;
-}
-
-const ignore = () => {};
+export type { JobOptions } from './job.js';
 
 /** What `--device` means for a model; `note` says why `auto` does not take a GPU that is there. */
 export const chooseDevice = (spec: ModelSpec, device: string): { device: string; note?: string } =>
@@ -51,25 +46,6 @@ export const planGpuMemory = (
 /** `cuda:0, NVIDIA H100 80GB HBM3, cuBLAS` or `cpu, avx2, 8 threads`. */
 export const describeDevice = ({ device, gpu, simd, threads }: DeviceInfo): string =>
   gpu === undefined ? `${device}, ${simd}, ${threads} threads` : `${device}, ${gpu}`;
-
-/** Runs one native job; an aborted signal cancels it and the promise rejects with the signal's reason. */
-export async function runJob<T>(
-  signal: AbortSignal | undefined,
-  start: (job: ReturnType<ReturnType<typeof addon>['createJob']>) => Promise<T>,
-): Promise<T> {
-  signal?.throwIfAborted();
-  const job = addon().createJob();
-  const cancel = () => job.cancel();
-  signal?.addEventListener('abort', cancel, { once: true });
-  try {
-    return await start(job);
-  } catch (error) {
-    signal?.throwIfAborted();
-    throw error;
-  } finally {
-    signal?.removeEventListener('abort', cancel);
-  }
-}
 
 /** One branch: a paged KV cache (shared with its forks) and the method that reads it. */
 export class Sequence implements Disposable {

@@ -1,12 +1,13 @@
 /** Timing of single kernels on one device; whole models are timed through {@link Model}. */
 import {
   addon,
+  type DeviceInfo,
   type KernelCase,
   type KernelTime,
   type NativeKernelBench,
   type TimingRules,
 } from './addon.js';
-import { type DeviceInfo, runJob } from './index.js';
+import { runJob } from './job.js';
 
 export class KernelBench implements Disposable {
   private readonly native: NativeKernelBench;

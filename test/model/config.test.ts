@@ -67,7 +67,7 @@ describe('config.json', () => {
     [{ hidden_act: 'gelu' }, /hidden_act is "gelu"; supported: "silu" or null/],
     [{ attention_bias: true }, /attention_bias is true; supported: false or null/],
     [{ mlp_bias: true }, /mlp_bias is true/],
-    [{ quantization_config: { quant_method: 'awq' } }, /quantization_config is an object; supported: null/],
+    [{ quantization_config: { quant_method: 'awq' } }, /quantization_config: bits is nothing; supported: 4/],
     [{ sliding_window: 4096 }, /sliding_window is 4096/],
     [{ layer_types: ['full_attention', 'sliding_attention'] }, /layer_types is a list of 2/],
     [{ partial_rotary_factor: 0.5 }, /partial_rotary_factor is 0.5/],

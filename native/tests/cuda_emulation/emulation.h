@@ -163,6 +163,10 @@ inline unsigned atomicInc(unsigned* p, unsigned limit) {
   return old;
 }
 inline void __threadfence() {}
+inline __half2 __hfma2(__half2 a, __half2 b, __half2 c) {
+  const auto fma = [](__half x, __half y, __half z) { return __float2half_rn(std::fma(__half2float(x), __half2float(y), __half2float(z))); };
+  return {fma(a.x, b.x, c.x), fma(a.y, b.y, c.y)};
+}
 inline float __expf(float x) { return std::exp(x); }
 using std::max;
 using std::min;

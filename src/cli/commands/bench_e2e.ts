@@ -91,7 +91,7 @@ async function measureModel(
           if (device === 'cpu') {
             const memory = {
               spec,
-              weightBytes: weightBytes(shape),
+              weightBytes: weightBytes(shape, weights),
               tokens: place.contextTokens,
               pageSize: options.pageSize,
             };

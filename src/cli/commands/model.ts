@@ -1,4 +1,4 @@
-/** quest model: the models in the hub cache, pulling them, what they need, and whether they are what they should be. */
+/** quest model: the models in the hub cache, pulling them, what they need, whether they are what they should be; 4-bit ones. */
 import { stat } from 'node:fs/promises';
 import { QuestError } from '../../errors.js';
 import { findInHubCache, type HubId, hubCacheDir, parseHubId } from '../../model/hub.js';
@@ -11,15 +11,16 @@ import type { CommandContext } from '../commands.js';
 import { startProgress } from '../progress.js';
 import { sizeCell, withTransfer } from '../transfer.js';
 import { info } from './model_info.js';
+import { quantize } from './model_quantize.js';
 
-const ACTIONS = ['pull', 'list', 'info', 'verify'] as const;
+const ACTIONS = ['pull', 'list', 'info', 'verify', 'quantize'] as const;
 
 /** The one model that the action is about. */
 function oneModel(action: string, names: readonly string[]): string {
   const [name] = names;
   if (name !== undefined && names.length === 1) return name;
   throw new QuestError('E_USAGE', `quest model ${action} wants one model, got ${names.length}`, {
-    hint: `e.g. quest model ${action} ${action === 'info' ? 'quest-tiny' : 'lmsys/longchat-7b-v1.5-32k'}`,
+    hint: `e.g. quest model ${action} ${action === 'info' || action === 'quantize' ? 'quest-tiny' : 'lmsys/longchat-7b-v1.5-32k'}`,
   });
 }
 
@@ -146,5 +147,6 @@ export async function run(context: CommandContext): Promise<number> {
   const action = chooseAction('model', first, ACTIONS);
   const format = context.settings.string('format') as Format;
   if (action === 'info') return info(context, oneModel(action, names), format);
+  if (action === 'quantize') return quantize(context, oneModel(action, names), format);
   return { pull, list, verify }[action](context, names, format);
 }

@@ -1,0 +1,229 @@
+// 4-bit weights on the GPU against plain double-precision loops over AutoAWQ's own layout.
+#include "core/awq.h"
+#include "cuda/int4.h"
+#include "support.h"
+
+namespace quest::cuda::test {
+
+namespace {
+
+// One projection in AutoAWQ's layout with what it stands for, computed one weight at a time.
+struct Projection {
+  int n, k, group;
+  std::vector<uint32_t> weights, zeros;
+  std::vector<uint16_t> scales;
+  std::vector<double> values;  // [n, k]
+
+  Projection(Random& random, int outputs, int inputs, int group_size) : n(outputs), k(inputs), group(group_size) {
+    const auto size = [](int64_t a, int64_t b) { return static_cast<size_t>(a * b); };
+    weights.resize(size(k, n / 8));
+    zeros.resize(size(k / group, n / 8));
+    scales.resize(size(k / group, n));
+    for (uint32_t& w : weights) w = random.engine();
+    for (uint32_t& w : zeros) w = random.engine();
+    for (uint16_t& s : scales) s = to_half(0.02f + 0.01f * std::abs(random.normal()), Half::fp16);
+    compute();
+  }
+
+  void compute() {
+    values.assign(static_cast<size_t>(n) * static_cast<size_t>(k), 0);
+    for (int64_t o = 0; o < n; ++o) {
+      for (int64_t i = 0; i < k; ++i) {
+        const int64_t g = i / group;
+        const int q = static_cast<int>(awq_nibble(weights[static_cast<size_t>(i * (n / 8) + o / 8)], static_cast<int>(o % 8)));
+        const int zero = static_cast<int>(awq_nibble(zeros[static_cast<size_t>(g * (n / 8) + o / 8)], static_cast<int>(o % 8)));
+        values[static_cast<size_t>(o * k + i)] = (q - zero) * static_cast<double>(from_half(scales[static_cast<size_t>(g * n + o)], Half::fp16));
+      }
+    }
+  }
+};
+
+// Projections packed together on the device, poisoned first.
+struct Packed {
+  Array<unsigned char> memory;
+  std::vector<double> values;  // of all, below each other
+  int n = 0, k, group;
+  bool interleaved;
+
+  Packed(const std::vector<Projection>& parts, bool interleave)
+      : memory(static_cast<size_t>(int4_bytes(total(parts), parts[0].k, parts[0].group))), k(parts[0].k), group(parts[0].group), interleaved(interleave) {
+    std::vector<Array<uint32_t>> words;
+    std::vector<Array<uint16_t>> scales;
+    words.reserve(2 * parts.size());
+    scales.reserve(parts.size());
+    Int4PackParams p{};
+    p.n_parts = static_cast<int>(parts.size());
+    p.out = memory.get();
+    p.n = n = total(parts);
+    p.k = k;
+    p.group = group;
+    p.interleaved = interleaved;
+    for (size_t i = 0; i < parts.size(); ++i) {
+      words.emplace_back(parts[i].weights);
+      words.emplace_back(parts[i].zeros);
+      scales.emplace_back(parts[i].scales);
+      p.parts[i] = {words[2 * i].get(), words[2 * i + 1].get(), scales[i].get(), parts[i].n};
+      values.insert(values.end(), parts[i].values.begin(), parts[i].values.end());
+    }
+    int4_pack(p, {});
+    check(cudaDeviceSynchronize(), "pack");
+  }
+
+  static int total(const std::vector<Projection>& parts) {
+    int n = 0;
+    for (const Projection& part : parts) n += part.n;
+    return n;
+  }
+};
+
+std::vector<double> times(const std::vector<double>& in, const std::vector<double>& weight, int rows, int n, int k) {
+  std::vector<double> out;
+  for (int r = 0; r < rows; ++r) {
+    for (int o = 0; o < n; ++o) {
+      double sum = 0;
+      for (int i = 0; i < k; ++i) sum += in[static_cast<size_t>(r) * static_cast<size_t>(k) + static_cast<size_t>(i)] * weight[static_cast<size_t>(o) * static_cast<size_t>(k) + static_cast<size_t>(i)];
+      out.push_back(sum);
+    }
+  }
+  return out;
+}
+
+struct Case {
+  std::vector<int> parts;
+  int k, group, rows;
+};
+const Case kCases[] = {{{8}, 32, 32, 1},        {{16}, 128, 128, 1},     {{24, 8, 8}, 320, 64, 2},  {{40}, 96, 32, 3},     {{32, 16, 16}, 256, 128, 5},
+                       {{8}, 4096, 128, 8},     {{24, 24}, 576, 64, 7},  {{16, 16}, 1152, 128, 4},  {{72}, 2176, 128, 11}, {{16}, 11008, 128, 8}};
+
+std::vector<Projection> projections(Random& random, const Case& c) {
+  std::vector<Projection> parts;
+  for (int n : c.parts) parts.emplace_back(random, n, c.k, c.group);
+  return parts;
+}
+
+}  // namespace
+
+TEST(Int4, UnpacksToTheValuesBitForBit) {
+  QUEST_NEEDS_GPU();
+  for (const Case& c : kCases) {
+    for (bool interleaved : {false, true}) {
+      if (interleaved && (c.parts.size() != 2 || c.parts[0] != c.parts[1])) continue;
+      Random random(static_cast<unsigned>(c.k));
+      const Packed packed(projections(random, c), interleaved);
+      Array<uint16_t> out(packed.values.size());
+      int4_unpack({packed.memory.get(), out.get(), packed.n, packed.k, packed.group, interleaved}, {});
+      const auto got = out.host();
+      size_t wrong = 0;
+      for (size_t i = 0; i < got.size(); ++i) wrong += got[i] != to_half(static_cast<float>(packed.values[i]), Half::fp16);
+      EXPECT_EQ(wrong, 0u) << "k " << c.k << " group " << c.group << " interleaved " << interleaved;
+    }
+  }
+}
+
+TEST(Int4, GemvEpilogues) {
+  QUEST_NEEDS_GPU();
+  for (const Case& c : kCases) {
+    Random random(static_cast<unsigned>(c.k + c.rows));
+    const auto parts = projections(random, c);
+    const Packed packed(parts, false);
+    const auto rows = static_cast<size_t>(c.rows), n = static_cast<size_t>(packed.n);
+    Array<uint16_t> in(random.halves(rows * static_cast<size_t>(c.k), Half::fp16));
+    const auto want = times(widen(in.host(), Half::fp16), packed.values, c.rows, packed.n, c.k);
+    const auto run = [&](const Packed& w, void* out, Epilogue e) {
+      int4_gemv({in.get(), nullptr, nullptr, 0, w.memory.get(), w.group, out, c.rows, w.n, w.k, e, 3}, {});
+    };
+    const auto what = testing::Message() << "rows " << c.rows << " n " << packed.n << " k " << c.k << " group " << c.group;
+    Array<uint16_t> half(rows * n);
+    run(packed, half.get(), Epilogue::half);
+    EXPECT_LT(relative_error(widen(half.host(), Half::fp16), want), half_step(Half::fp16)) << what;
+    Array<float> full(rows * n);
+    run(packed, full.get(), Epilogue::fp32);
+    const auto f = full.host();
+    EXPECT_LT(relative_error({f.begin(), f.end()}, want), 1e-5) << what;
+    const auto before = random.floats(rows * n);
+    Array<float> residual(before);
+    run(packed, residual.get(), Epilogue::residual);
+    auto added = want;
+    for (size_t i = 0; i < added.size(); ++i) added[i] += before[i];
+    const auto r = residual.host();
+    EXPECT_LT(relative_error({r.begin(), r.end()}, added), 1e-5) << what;
+    if (parts.size() != 2 || parts[0].n != parts[1].n) continue;
+    Array<uint16_t> act(rows * n / 2);
+    run(Packed(parts, true), act.get(), Epilogue::silu_mul);
+    std::vector<double> silu;
+    for (size_t i = 0; i < rows; ++i) {
+      for (size_t j = 0; j < n / 2; ++j) {
+        const double g = want[i * n + j];
+        silu.push_back(g / (1 + std::exp(-g)) * want[i * n + n / 2 + j]);
+      }
+    }
+    EXPECT_LT(relative_error(widen(act.host(), Half::fp16), silu), half_step(Half::fp16)) << what;
+  }
+}
+
+TEST(Int4, GemvNormPrologue) {
+  QUEST_NEEDS_GPU();
+  for (const Case& c : {Case{{40}, 96, 32, 1}, Case{{16}, 4096, 128, 2}, Case{{24}, 1152, 64, 8}}) {
+    Random random(static_cast<unsigned>(c.k));
+    const Packed packed(projections(random, c), false);
+    const auto size = static_cast<size_t>(c.rows) * static_cast<size_t>(c.k);
+    Array<float> x(random.floats(size, 4)), norm(random.floats(static_cast<size_t>(c.k))), out(static_cast<size_t>(c.rows * packed.n));
+    Array<uint16_t> in(size);
+    int4_gemv({nullptr, x.get(), norm.get(), 1e-5f, packed.memory.get(), packed.group, out.get(), c.rows, packed.n, packed.k, Epilogue::fp32, 132}, {});
+    rmsnorm({x.get(), nullptr, norm.get(), in.get(), c.rows, c.k, 1e-5f, Half::fp16}, {});
+    const auto want = times(widen(in.host(), Half::fp16), packed.values, c.rows, packed.n, c.k);
+    const auto got = out.host();
+    EXPECT_LT(relative_error({got.begin(), got.end()}, want), 1e-4);
+  }
+}
+
+// A row's bits do not depend on the rows beside it, nor on how many multiprocessors share the work.
+TEST(Int4, GemvRowsAreIndependent) {
+  QUEST_NEEDS_GPU();
+  const Case c{{136}, 2176, 128, 8};
+  Random random(5);
+  const Packed packed(projections(random, c), false);
+  Array<uint16_t> in(random.halves(static_cast<size_t>(8 * c.k), Half::fp16));
+  Array<float> together(static_cast<size_t>(8 * packed.n));
+  int4_gemv({in.get(), nullptr, nullptr, 0, packed.memory.get(), 128, together.get(), 8, packed.n, c.k, Epilogue::fp32, 2}, {});
+  const auto all = together.host();
+  for (int r : {0, 5, 7}) {
+    Array<float> alone(static_cast<size_t>(packed.n));
+    int4_gemv({in.get() + r * c.k, nullptr, nullptr, 0, packed.memory.get(), 128, alone.get(), 1, packed.n, c.k, Epilogue::fp32, 132}, {});
+    const auto one = alone.host();
+    EXPECT_EQ(std::memcmp(one.data(), all.data() + r * packed.n, one.size() * sizeof(float)), 0) << r;
+  }
+}
+
+// The checks above would see one wrong nibble.
+TEST(Int4, TeethOneNibble) {
+  QUEST_NEEDS_GPU();
+  const Case c{{16}, 1152, 128, 1};
+  Random random(9);
+  auto parts = projections(random, c);
+  const auto intact = parts[0].values;
+  parts[0].weights[1000] ^= 1u << 28;
+  const Packed packed(parts, false);
+  Array<uint16_t> in(random.halves(static_cast<size_t>(c.k), Half::fp16));
+  Array<float> out(16);
+  int4_gemv({in.get(), nullptr, nullptr, 0, packed.memory.get(), 128, out.get(), 1, 16, c.k, Epilogue::fp32, 132}, {});
+  const auto got = out.host();
+  EXPECT_GT(relative_error({got.begin(), got.end()}, times(widen(in.host(), Half::fp16), intact, 1, 16, c.k)), 1e-5);
+  parts[0].compute();
+  EXPECT_LT(relative_error({got.begin(), got.end()}, times(widen(in.host(), Half::fp16), parts[0].values, 1, 16, c.k)), 1e-5);
+}
+
+TEST(Int4, RandomWeightsHaveTheDeviation) {
+  QUEST_NEEDS_GPU();
+  const int n = 64, k = 320;
+  Array<unsigned char> memory(static_cast<size_t>(int4_bytes(n, k, 64)));
+  int4_random({memory.get(), n, k, 64, 0.05f, 3}, {});
+  Array<uint16_t> out(static_cast<size_t>(n * k));
+  int4_unpack({memory.get(), out.get(), n, k, 64, false}, {});
+  double sum = 0, squares = 0;
+  for (double v : widen(out.host(), Half::fp16)) sum += v, squares += v * v;
+  EXPECT_NEAR(std::sqrt(squares / (n * k)), 0.05, 0.002);
+  EXPECT_NEAR(sum / (n * k), -0.05 / 4.61 / 2, 0.002);
+}
+
+}  // namespace quest::cuda::test
