@@ -1,10 +1,10 @@
 /** `--model ORG/NAME` on the real command line, with a hub on 127.0.0.1 that behaves as badly as each test asks. */
-import { readdirSync, readFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { readdirSync } from 'node:fs';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { type FakeFile, publish } from '../net/fake_hub.js';
 import { sendFile, startServer, type TestServer, tempFolder } from '../net/server.js';
-import { type Finished, hasAddon, quest, ROOT } from './spawn.js';
+import { type Finished, hasAddon, quest } from './spawn.js';
+import { tinyFile } from './tiny_files.js';
 
 let hub: TestServer;
 let store: TestServer;
@@ -14,15 +14,11 @@ beforeAll(async () => {
 });
 afterAll(() => Promise.all([hub.close(), store.close()]));
 
-const tiny = (name: string, large = false): FakeFile => ({
-  content: readFileSync(join(ROOT, 'models', 'quest-tiny', name)),
-  large,
-});
 const files = (): Record<string, FakeFile> => ({
-  'config.json': tiny('config.json'),
-  'tokenizer.json': tiny('tokenizer.json'),
-  'tokenizer_config.json': tiny('tokenizer_config.json'),
-  'model.safetensors': tiny('model.safetensors', true),
+  'config.json': tinyFile('config.json'),
+  'tokenizer.json': tinyFile('tokenizer.json'),
+  'tokenizer_config.json': tinyFile('tokenizer_config.json'),
+  'model.safetensors': tinyFile('model.safetensors', true),
 });
 
 const PROMPT = ['generate', '--prompt', 'The grass is green. The sky is', '--max-tokens', '4'];

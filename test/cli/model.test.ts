@@ -4,7 +4,8 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { COMMIT, type FakeFile, publish } from '../net/fake_hub.js';
 import { sendFile, startServer, type TestServer, tempFolder } from '../net/server.js';
-import { type Finished, quest, ROOT, type SpawnOptions } from './spawn.js';
+import { type Finished, quest, type SpawnOptions } from './spawn.js';
+import { tinyFile } from './tiny_files.js';
 
 let hub: TestServer;
 let store: TestServer;
@@ -14,18 +15,14 @@ beforeAll(async () => {
 });
 afterAll(() => Promise.all([hub.close(), store.close()]));
 
-const tiny = (name: string, large = false): FakeFile => ({
-  content: readFileSync(join(ROOT, 'models', 'quest-tiny', name)),
-  large,
-});
 const files = (): Record<string, FakeFile> => ({
   'README.md': { content: Buffer.from('about') },
-  'config.json': tiny('config.json'),
-  'tokenizer.json': tiny('tokenizer.json'),
-  'model.safetensors': tiny('model.safetensors', true),
+  'config.json': tinyFile('config.json'),
+  'tokenizer.json': tinyFile('tokenizer.json'),
+  'model.safetensors': tinyFile('model.safetensors', true),
 });
 
-const config = JSON.parse(tiny('config.json').content.toString('utf8')) as Record<string, number>;
+const config = JSON.parse(tinyFile('config.json').content.toString('utf8')) as Record<string, number>;
 /** Keys and values of one token in fp32, all layers. */
 const tokenBytes =
   2 *
