@@ -90,7 +90,7 @@ export async function timedSteps(
   const cell = budget === undefined ? makeCell('full', 0, settings) : makeCell('quest', budget, settings);
   const run = async (steps: number): Promise<number> => {
     using branch = base.fork(cell.method);
-    return seconds(() =>
+    return await seconds(() =>
       model.generate([branch], { maxTokens: steps + 1, stopIds: new Int32Array(), sampling: GREEDY, signal }),
     );
   };

@@ -16,7 +16,7 @@ run('quest-tiny in four bits loses less than 3% of perplexity', { timeout: 240_0
       '--calibration-tokens',
       '1024',
       '--tokens',
-      '2048',
+      '4500',
       '--out',
       'tiny4',
       '--format',

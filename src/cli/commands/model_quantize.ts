@@ -48,7 +48,7 @@ async function measure(
   });
   const window = Math.min(WINDOW, checkpoint.spec.maxContext);
   const [from, to] = share;
-  return plainPerplexity(model, held, window, {
+  return await plainPerplexity(model, held, window, {
     signal,
     onTokens: (done) => progress.update(from + (to - from) * done, `perplexity of ${checkpoint.name}`),
   });
