@@ -34,6 +34,7 @@ Napi::Value Quantizer::create(const Napi::CallbackInfo& info) {
     cpu::QuantizeOptions options;
     options.group = static_cast<int>(integer_field(o, "group"));
     options.activation_aware = bool_field(o, "activationAware");
+    options.clip = bool_field(o, "clip");
     options.sequence = integer_field(o, "sequence");
     const int64_t threads = integer_field(o, "threads");
     if (threads < 0 || threads > 1024) throw Error("E_ARGUMENT", "threads is " + std::to_string(threads) + ", wanted 0 to 1024");
@@ -67,8 +68,8 @@ Napi::Value Quantizer::next(const Napi::CallbackInfo& info) {
                     for (auto& [name, bytes] : layer->tensors) tensors.Set(name, bytes_to_js(env, std::exchange(bytes, {})));
                     for (const auto& [name, error] : layer->errors) {
                       Napi::Object pair = Napi::Object::New(env);
-                      pair.Set("unscaled", error.first);
-                      pair.Set("scaled", error.second);
+                      pair.Set("before", error.first);
+                      pair.Set("after", error.second);
                       errors.Set(name, pair);
                     }
                     out.Set("tensors", tensors);

@@ -9,6 +9,7 @@
 #include "core/awq.h"
 #include "core/half.h"
 #include "cpu/linear.h"
+#include "cpu/quantizer_clip.h"
 #include "cpu/quantizer_pack.h"
 #include "cpu/rope.h"
 
@@ -154,8 +155,19 @@ Quantizer::Floats Quantizer::feed_forward(const Floats& in, const Floats& gate, 
 
 Quantizer::Layer Quantizer::load(int64_t index) const {
   const LayerWeights& w = weights_.layers[static_cast<size_t>(index)];
+  const auto finite = [&](const char* name, const Tensor& t) {
+    Floats out = matrix(t);
+    for (float v : out) {
+      if (!std::isfinite(v)) {
+        throw Error("E_QUANTIZE", "layers." + std::to_string(index) + "." + name + " holds " + std::to_string(v) + ", which no group of sixteen values can stand for",
+                    "the checkpoint is broken; fetch it again");
+      }
+    }
+    return out;
+  };
   const auto bias = [&](const Tensor& t) { return t.data ? matrix(t) : Floats{}; };
-  return {index, w, matrix(w.q), matrix(w.k), matrix(w.v), matrix(w.o), matrix(w.gate), matrix(w.up), matrix(w.down), bias(w.q_bias), bias(w.k_bias), bias(w.v_bias)};
+  return {index, w, finite("q", w.q), finite("k", w.k), finite("v", w.v), finite("o", w.o), finite("gate", w.gate), finite("up", w.up),
+          finite("down", w.down), bias(w.q_bias), bias(w.k_bias), bias(w.v_bias)};
 }
 
 QuantizedLayer Quantizer::next(const JobControl& job) {
@@ -165,7 +177,8 @@ QuantizedLayer Quantizer::next(const JobControl& job) {
   const int group = options_.group;
   QuantizedLayer out;
   Floats attn_norm = matrix(layer.w.attn_norm), ffn_norm = matrix(layer.w.ffn_norm);
-  const int64_t steps = options_.activation_aware ? 4 * kGrid + 1 : 1;
+  const bool clip = options_.activation_aware && options_.clip;
+  const int64_t steps = 1 + (options_.activation_aware ? 4 * kGrid : 0) + (clip ? 4 : 0);
   int64_t done = 0;
   const auto step = [&] {
     job.check();
@@ -197,8 +210,8 @@ QuantizedLayer Quantizer::next(const JobControl& job) {
       const Floats* w;
       int64_t n;
     };
-    // The scales for matrices of one input `x` [tokens, k] with the least error of `output` against `want`. `share`: channels
-    // [share][...][share] that must have the same scale, as a map from channel to the first of its kind.
+    // The scales for matrices of one input `x` [tokens, k] with the least error of `output` against `want`. `kind` maps a channel
+    // to the first of those that must have its scale.
     const auto search = [&](const char* name, const Floats& x, int64_t k, const std::vector<Part>& parts, const Floats& want,
                             const std::function<int64_t(int64_t)>& kind,
                             const std::function<Floats(const Floats& scaled, const std::vector<Floats>& rounded)>& output) {
@@ -281,6 +294,20 @@ QuantizedLayer Quantizer::next(const JobControl& job) {
     scale_columns(layer.up, ffn, hidden, for_gate_up);
     divide_rows(layer.up, ffn, hidden, for_down);
     scale_columns(layer.down, hidden, ffn, for_down);
+
+    if (clip) {
+      ClipError error;
+      const auto cut = [&](const Floats& x, int64_t k, const Floats& scales, const std::vector<std::pair<Floats*, int64_t>>& parts) {
+        const Floats moments = second_moments(pool_, kernels_, x, tokens_, k, group, scales);
+        for (const auto& [w, n] : parts) clip_groups(pool_, kernels_, job, *w, n, k, group, moments, error);
+        step();
+      };
+      cut(in, hidden, for_qkv, {{&layer.v, kv_dim}});
+      cut(attended, q_dim, for_o, {{&layer.o, hidden}});
+      cut(ffn_in, hidden, for_gate_up, {{&layer.gate, ffn}, {&layer.up, ffn}});
+      cut(act, ffn, for_down, {{&layer.down, hidden}});
+      out.errors["clip"] = {error.before / error.square, error.after / error.square};
+    }
   }
 
   const std::string prefix = "layers." + std::to_string(next_) + ".";

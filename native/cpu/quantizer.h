@@ -8,6 +8,8 @@
 //   o          its own output; folded into v's rows (query heads that share a KV head share their scales)
 //   gate, up   the feed-forward block's output; folded into the norm before them
 //   down       its own output; folded into up's rows
+// Then v, o, gate, up and down have the largest weights of their groups cut where that lowers the output's error (quantizer_clip.h);
+// q and k are left whole, since their errors meet in a product.
 // Calibration text flows through the unrounded model. In memory: the calibration's activations and one layer's matrices in fp32.
 // Test: quest_tests --gtest_filter='Quantizer*'.
 #pragma once
@@ -27,6 +29,7 @@ namespace quest::cpu {
 struct QuantizeOptions {
   int group = 128;
   bool activation_aware = true;  // else round to nearest, without a calibration text
+  bool clip = true;              // of activation_aware
   int64_t sequence = 512;        // tokens of the calibration text that see each other
 };
 
@@ -45,7 +48,7 @@ std::vector<float> rounded_values(ThreadPool& pool, const RoundedMatrix& m, int6
 struct QuantizedLayer {
   // "attn_norm", "q.weights", "q.zeros", "q.scales", "q_bias", ...: the bytes of the checkpoint's tensors.
   std::map<std::string, std::vector<unsigned char>> tensors;
-  // Error of each searched group relative to its output's square, before and after: qkv, o, gate_up, down.
+  // Error of each search relative to its output's square, before and after: qkv, o, gate_up, down, and clip for all that were cut.
   std::map<std::string, std::pair<double, double>> errors;
 };
 

@@ -45,6 +45,12 @@ export const QUANTIZE_OPTIONS: readonly OptionSpec[] = [
     help: 'quantize: awq searches scales on the calibration text, rtn rounds to nearest',
   }),
   option({
+    name: 'clip',
+    type: 'switch',
+    default: true,
+    help: "quantize: let awq cut a group's largest weights where that lowers the error of the output",
+  }),
+  option({
     name: 'calibration',
     type: 'string',
     placeholder: 'FILE',

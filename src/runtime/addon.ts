@@ -131,21 +131,23 @@ export interface QuantizeOptions {
   group: number;
   /** AWQ's search of scales; else round to nearest, without a calibration text. */
   activationAware: boolean;
+  /** Of `activationAware`: cut large weights where that lowers the error. */
+  clip: boolean;
   /** Tokens of the calibration text that see each other. */
   sequence: number;
   threads: number;
 }
 
-/** Error of a group's output relative to its square: rounded as it is, and with the scales that were chosen. */
+/** Error of outputs relative to their square: before a search, and with what it chose. */
 export interface SearchError {
-  unscaled: number;
-  scaled: number;
+  before: number;
+  after: number;
 }
 
 export interface QuantizedLayer {
   /** `attn_norm`, `q.weights`, `q.zeros`, `q.scales`, `q_bias`, ...: bytes in AutoAWQ's layout, 16-bit ones as fp16. */
   tensors: Record<string, Uint8Array>;
-  /** `qkv`, `o`, `gate_up`, `down`; none without a search. */
+  /** `qkv`, `o`, `gate_up`, `down` of the scales, and `clip`; none without a search. */
   errors: Record<string, SearchError>;
 }
 

@@ -24,7 +24,8 @@ run('quest-tiny in four bits loses less than 3% of perplexity', { timeout: 240_0
     ],
     cwd,
   );
-  expect(made.stderr).toMatch(/qkv [\d.e-]+ -> [\d.e-]+/);
+  const [, uncut, cut] = /clip ([\d.e-]+) -> ([\d.e-]+).*qkv [\d.e-]+ -> [\d.e-]+/.exec(made.stderr) ?? [];
+  expect(Number(cut)).toBeLessThan(0.9 * Number(uncut));
   expect(made.code).toBe(0);
   const [header, row] = made.stdout.trim().split('\n');
   expect(header).toBe('model,method,group,weight_bytes,int4_bytes,ppl_before,ppl_after,change_pct');
@@ -55,7 +56,7 @@ run('quest-tiny in four bits loses less than 3% of perplexity', { timeout: 240_0
 });
 
 run('refuses what cannot be done, before it starts', { timeout: 60_000 }, async () => {
-  const wide = await quantize(['quest-tiny', '--tokens', '0']);
+  const wide = await quantize(['quest-tiny', '--tokens', '0', '--no-clip']);
   expect(wide.stderr).toMatch(/320 inputs in groups of 128/);
   expect(wide.code).not.toBe(0);
   expect((await quantize(['quest-tiny', '--bits', '3'])).code).toBe(2);

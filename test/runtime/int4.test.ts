@@ -163,17 +163,31 @@ describe('the quantiser', () => {
     await writeRandomModel({ hidden: 128, ffn: 192, headDim: 32, heads: 4, kvHeads: 2 }, dir);
     const { spec } = await openCheckpoint(dir);
     const calibration = randomIds(256, spec.vocab);
-    const options = { group: 32, sequence: 64, threads: 2 };
+    const options = { group: 32, sequence: 64, threads: 2, clip: true };
     using aware = await Quantizer.create(spec, calibration, { ...options, activationAware: true });
     using nearest = await Quantizer.create(spec, new Int32Array(), { ...options, activationAware: false });
     const steps: number[] = [];
     const layer = await aware.next({ onProgress: (done) => steps.push(done) });
-    expect(Object.keys(layer.errors).sort()).toEqual(['down', 'gate_up', 'o', 'qkv']);
-    for (const { unscaled, scaled } of Object.values(layer.errors)) {
-      expect(scaled).toBeLessThanOrEqual(unscaled);
-      expect(scaled).toBeGreaterThan(0);
-      expect(scaled).toBeLessThan(0.1);
+    expect(Object.keys(layer.errors).sort()).toEqual(['clip', 'down', 'gate_up', 'o', 'qkv']);
+    for (const { before, after } of Object.values(layer.errors)) {
+      expect(after).toBeLessThanOrEqual(before);
+      expect(after).toBeGreaterThan(0);
+      expect(after).toBeLessThan(0.1);
     }
+    // Queries and keys are never cut; the rest is, here and there.
+    using uncut = await Quantizer.create(spec, calibration, {
+      ...options,
+      activationAware: true,
+      clip: false,
+    });
+    const whole = await uncut.next();
+    expect(Object.keys(whole.errors)).not.toContain('clip');
+    const same = (name: string) =>
+      Buffer.from(whole.tensors[name]!).equals(Buffer.from(layer.tensors[name]!));
+    expect(['q', 'k', 'v', 'o', 'gate', 'up', 'down'].filter((name) => same(`${name}.scales`))).toEqual([
+      'q',
+      'k',
+    ]);
     expect(steps.length).toBeGreaterThan(0);
     const plain = await nearest.next();
     expect(plain.errors).toEqual({});
@@ -189,7 +203,7 @@ describe('the quantiser', () => {
     const dir = newFolder();
     await writeRandomModel({ hidden: 128, ffn: 192, headDim: 32, heads: 4, kvHeads: 2 }, dir);
     const { spec } = await openCheckpoint(dir);
-    const options = { group: 32, sequence: 64, threads: 2, activationAware: true };
+    const options = { group: 32, sequence: 64, threads: 2, activationAware: true, clip: true };
     using quantizer = await Quantizer.create(spec, randomIds(512, spec.vocab), options);
     const abort = new AbortController();
     const running = quantizer.next({

@@ -54,13 +54,13 @@ async function measure(
   });
 }
 
-/** Mean over layers of each group's error, before and after the search. */
+/** Mean over layers of each search's error, before and after it. */
 function summarize(errors: readonly Record<string, SearchError>[]): string | undefined {
   const names = Object.keys(errors[0] ?? {});
   if (names.length === 0) return undefined;
   const mean = (name: string, key: keyof SearchError) =>
     (errors.reduce((sum, layer) => sum + layer[name]![key], 0) / errors.length).toExponential(1);
-  return names.map((name) => `${name} ${mean(name, 'unscaled')} -> ${mean(name, 'scaled')}`).join(', ');
+  return names.map((name) => `${name} ${mean(name, 'before')} -> ${mean(name, 'after')}`).join(', ');
 }
 
 /** Quantises one model; both are measured on the same held-out tokens. */
@@ -87,7 +87,14 @@ export async function quantize(context: CommandContext, ref: string, format: For
     using quantizer = await Quantizer.create(
       checkpoint.spec,
       activationAware ? calibration.ids : new Int32Array(),
-      { group, activationAware, sequence: calibration.sequence, threads: settings.number('threads'), signal },
+      {
+        group,
+        activationAware,
+        clip: settings.flag('clip'),
+        sequence: calibration.sequence,
+        threads: settings.number('threads'),
+        signal,
+      },
     );
     await writeAwqCheckpoint(checkpoint.dir, target, group, {
       layer: async (index) => {
