@@ -25,6 +25,9 @@ export interface E2eTime {
 }
 
 const WARM_UP_STEPS = 8;
+/** Decode steps that one budget takes, untimed ones included: the first token of each run costs a step too. */
+export const timedStepCount = (steps: number, repeats: number): number =>
+  WARM_UP_STEPS + 1 + repeats * (steps + 1);
 const GREEDY = { temperature: 0, topP: 1, seed: 0 };
 
 /** Token ids that differ and repeat with no short period. */

@@ -22,7 +22,8 @@ import type { CommandContext } from './commands.js';
 import { MANIFEST_NAME } from './manifest.js';
 import { describeMemory, estimateMemory, type MemoryEstimate } from './memory.js';
 import { clock, type Progress, startProgress } from './progress.js';
-import { checkRunMemory, loadModel, presetNote } from './session.js';
+import { kvTokenBytes, prefillFlops, roughRates } from './rough.js';
+import { checkRunMemory, loadModel, presetNote, runDevice } from './session.js';
 import type { Settings } from './settings.js';
 
 export interface Evaluation {
@@ -171,28 +172,24 @@ export async function evaluate(
   }
 }
 
-/** Rough rates of one core, for estimates only: prefill arithmetic, and weight bytes read per second by decode steps. */
-const FLOPS_PER_CORE = 60e9;
-const READ_BYTES_PER_SECOND = 8e9;
-
 function roughSeconds(
   checkpoint: Checkpoint,
   plan: Plan,
   size: PlanSize,
+  device: string,
   cores: number,
 ): { prefill: number; decode: number } {
   const { spec } = checkpoint;
-  const projections =
-    spec.nLayers *
-    (spec.hidden * spec.headDim * (2 * spec.nHeads + 2 * spec.nKvHeads) + 3 * spec.hidden * spec.ffn);
-  const attention = spec.nLayers * spec.nHeads * spec.headDim * 2 * (size.longestTokens / 2);
-  const flops = 2 * size.prefillTokens * (projections + attention);
-  const kv = 2 * spec.nLayers * spec.nKvHeads * spec.headDim * 4 * size.longestTokens;
+  const rates = roughRates(device, cores);
+  const kv = size.longestTokens * kvTokenBytes(spec, device);
   // Branches share each step's pass over the weights and read their own part of the KV cache.
   const calls = size.decodeSteps / Math.max(1, plan.cells.length);
   const shares = plan.cells.map((cell) => estimatedReadShare(cell, size.longestTokens, spec.nLayers));
   const bytes = calls * (checkpoint.weightBytes + kv * shares.reduce((a, b) => a + b, 0));
-  return { prefill: flops / (FLOPS_PER_CORE * cores), decode: bytes / READ_BYTES_PER_SECOND };
+  return {
+    prefill: prefillFlops(spec, size.prefillTokens, size.longestTokens) / rates.flopsPerS,
+    decode: bytes / rates.bytesPerS,
+  };
 }
 
 /** `--dry-run`: the plan, its size, memory and rough time. Loads no weights and writes nothing. */
@@ -203,7 +200,7 @@ export async function describePlan(evaluation: Evaluation, cores: number): Promi
   checkFolderPlan(folder, plan, hasResults(folder, have.size));
   const size = await measurePlan(plan, (key) => have.has(key));
   const memory = checkRunMemory(settings, checkpoint.spec, planMemory(evaluation));
-  const time = roughSeconds(checkpoint, plan, size, cores);
+  const time = roughSeconds(checkpoint, plan, size, runDevice(settings, checkpoint.spec), cores);
   const n = (value: number) => value.toLocaleString('en-US');
   const lines: [string, string][] = [
     [

@@ -6,7 +6,7 @@ import { type Checkpoint, type ModelSpec, openCheckpoint } from '../model/index.
 import type { GroupMode, MethodName } from '../runtime/addon.js';
 import { chooseDevice, describeDevice, Model } from '../runtime/index.js';
 import type { CommandContext } from './commands.js';
-import { checkMemory, describeMemory, type MemoryEstimate } from './memory.js';
+import { availableMemory, checkMemory, describeMemory, type MemoryEstimate } from './memory.js';
 import { checkGpuMemory, fitDevice } from './memory_gpu.js';
 import type { Settings } from './settings.js';
 import { withTransfer } from './transfer.js';
@@ -76,11 +76,16 @@ export function singleCell(settings: Settings, checkpoint: Checkpoint, method: s
   return cell;
 }
 
+/** The device that a run will take. */
+export function runDevice(settings: Settings, spec: ModelSpec): string {
+  const asked = settings.string('device');
+  return asked === 'cpu' ? 'cpu' : chooseDevice(spec, asked).device;
+}
+
 /** Refuses what cannot fit on the device of the run; returns what the run needs there. */
 export function checkRunMemory(settings: Settings, spec: ModelSpec, memory: MemoryEstimate): MemoryEstimate {
   const limit = settings.maybeNumber('max-memory');
-  const asked = settings.string('device');
-  const device = asked === 'cpu' ? 'cpu' : chooseDevice(spec, asked).device;
+  const device = runDevice(settings, spec);
   if (device === 'cpu') {
     checkMemory(memory, limit);
     return memory;
@@ -88,6 +93,18 @@ export function checkRunMemory(settings: Settings, spec: ModelSpec, memory: Memo
   const fit = fitDevice(spec, memory, device, limit);
   checkGpuMemory(device, fit, limit);
   return fit.estimate;
+}
+
+/**
+ * Whether a run that could be smaller leaves the device of the run some room. On a CPU, whose memory others use too, that is a
+ * fifth; a GPU's plan keeps its own reserve.
+ */
+export function fitsWithRoom(settings: Settings, spec: ModelSpec): (memory: MemoryEstimate) => boolean {
+  const limit = settings.maybeNumber('max-memory');
+  const device = runDevice(settings, spec);
+  if (device !== 'cpu') return (memory) => fitDevice(spec, memory, device, limit).fits;
+  const available = 0.8 * Math.min(availableMemory(), limit ?? Number.POSITIVE_INFINITY);
+  return (memory) => memory.total <= available;
 }
 
 /** Refuses what cannot fit, then loads the weights. */

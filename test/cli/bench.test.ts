@@ -143,6 +143,18 @@ describe.runIf(hasAddon)('quest bench', () => {
     expect(existsSync(join(out, 'e2e.svg'))).toBe(true);
   });
 
+  test('e2e: a large model on a CPU says how long it would take', async () => {
+    const args = ['--shape', 'llama2-7b', '--weights', 'int4', '--device', 'cpu', '--dry-run'];
+    const plan = async (...more: string[]) => {
+      const { code, stdout } = await quest(['bench', 'e2e', ...args, ...more]);
+      expect(code).toBe(0);
+      return stdout;
+    };
+    // A prefill of 1024 tokens alone is 14 Tflop.
+    expect(await plan('--context', '1024')).toMatch(/^5 cases .* roughly (\d+:)?\d+:\d\d; --shape, .*shorter -> /);
+    expect(await plan('--context', '64', '--steps', '1', '--repeats', '1')).toMatch(/roughly 0:\d\d -> /);
+  });
+
   test('compare: without the peers it says so and shows ours', async () => {
     const out = join(temporaryFolder(), 'c');
     const args = [

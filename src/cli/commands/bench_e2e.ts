@@ -1,4 +1,5 @@
 /** quest bench e2e: whole models with random weights, dense and sparse decode steps from one prefill; the paper's Figure 10. */
+import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 import {
   type Budget,
@@ -18,19 +19,15 @@ import { writeFileAtomic } from '../../report/files.js';
 import { type Format, renderCsv } from '../../report/table.js';
 import { chooseDevice, Model, type Sequence } from '../../runtime/index.js';
 import type { CommandContext } from '../commands.js';
-import { checkMemory, estimateMemory } from '../memory.js';
+import { availableMemory, checkMemory, estimateMemory } from '../memory.js';
+import { roughRates } from '../rough.js';
 import { budgetsOf } from './bench.js';
+import { describeTime, type Place, roughPlaceSeconds } from './bench_e2e_time.js';
 import { openKernelBench } from './bench_kernels.js';
 import { type BenchPlan, type BenchRun, benchFolder, runBench } from './bench_run.js';
 
 const DEFAULT_CONTEXTS = [8192, 16384, 32768];
 const SPARE_TOKENS = 64;
-
-interface Place {
-  shape: string;
-  weights: WeightType;
-  contextTokens: number;
-}
 
 /** Does not fit, and what was missing. */
 interface Missing extends Place {
@@ -64,6 +61,17 @@ function optionsOf({ settings }: CommandContext): E2eOptions {
   };
 }
 
+const cpuMemory = ({ shape, weights, contextTokens }: Place, { pageSize, steps }: E2eOptions) =>
+  estimateMemory({
+    spec: randomSpec(shape, weights, contextTokens),
+    weightBytes: weightBytes(shape, weights),
+    tokens: contextTokens,
+    pageSize,
+    branches: 1,
+    branchTokens: steps,
+    evictors: 0,
+  });
+
 /** Measures one model over its contexts and budgets, loading it when the first case that is not there comes. */
 async function measureModel(
   context: CommandContext,
@@ -88,16 +96,7 @@ async function measureModel(
         const label = `${shape} ${place.contextTokens} ${budget ?? 'full'}`;
         const one = { ...place, budget: budget ?? 'full', ...options };
         const result = await run.measure(one, label, async () => {
-          if (device === 'cpu') {
-            const memory = {
-              spec,
-              weightBytes: weightBytes(shape, weights),
-              tokens: place.contextTokens,
-              pageSize: options.pageSize,
-            };
-            const forks = { branches: 1, branchTokens: options.steps, evictors: 0 };
-            checkMemory(estimateMemory({ ...memory, ...forks }), undefined);
-          }
+          if (device === 'cpu') checkMemory(cpuMemory(place, options), undefined);
           model ??= await Model.load(spec, { device, threads: settings.number('threads'), signal });
           if (base === undefined)
             ({ base, prefillS } = await timedPrefill(model, place.contextTokens, options, signal));
@@ -150,12 +149,21 @@ export async function run(context: CommandContext): Promise<number> {
   const total = 1 + models.flat().length * (1 + numbers.length);
   const axes = { models, budgets: budgets.map((budget) => budget ?? 'full') };
   const plan: BenchPlan = { name: 'e2e', device: bench.info, axes, rules: {}, total };
+  const fits = (place: Place) => device !== 'cpu' || cpuMemory(place, options).total <= availableMemory();
+  const rates = roughRates(device, settings.number('threads') || availableParallelism());
+  const roughSeconds = models
+    .flat()
+    .filter(fits)
+    .reduce((sum, place) => sum + roughPlaceSeconds(place, budgets, options, device, rates), 0);
   if (settings.flag('dry-run')) {
+    for (const { shape, contextTokens } of models.flat().filter((place) => !fits(place)))
+      out.note(`${shape} at ${contextTokens} tokens does not fit`);
     out.data(
-      `${total - 1} cases of ${options.repeats} x ${options.steps} steps -> ${benchFolder(context, plan)}\n`,
+      `${total - 1} cases of ${options.repeats} x ${options.steps} steps, ${describeTime(roughSeconds)} -> ${benchFolder(context, plan)}\n`,
     );
     return 0;
   }
+  if (roughSeconds > 60) out.note(`${device}: ${describeTime(roughSeconds)}`);
   const name = bench.info.gpu ?? `${bench.info.simd}, ${bench.info.threads} threads`;
   const { rows, missing, bandwidth } = await runBench<Measured>(
     context,

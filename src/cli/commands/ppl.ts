@@ -27,8 +27,8 @@ import { type Format, renderCsv, renderMarkdown } from '../../report/table.js';
 import type { CommandContext } from '../commands.js';
 import { describePlan, evaluate } from '../evaluate.js';
 import { writeManifest } from '../manifest.js';
-import { availableMemory, estimateMemory, type MemoryEstimate } from '../memory.js';
-import { openRun, promptCache, tableCells } from '../session.js';
+import { estimateMemory, type MemoryEstimate } from '../memory.js';
+import { fitsWithRoom, openRun, promptCache, tableCells } from '../session.js';
 import type { Settings } from '../settings.js';
 
 /** The texts that `--dataset`, `--books`, `--text` and `--data` name. */
@@ -82,12 +82,9 @@ function lockstepCells(
   cells: readonly Cell[],
   steps: number,
 ): number {
-  const wanted = cells.filter(isSequential).length;
-  const limit =
-    0.8 * Math.min(availableMemory(), settings.maybeNumber('max-memory') ?? Number.POSITIVE_INFINITY);
-  for (let alive = wanted; alive > 1; alive--) {
-    if (memoryOf(checkpoint, cells, steps, alive).total <= limit) return alive;
-  }
+  const fits = fitsWithRoom(settings, checkpoint.spec);
+  for (let alive = cells.filter(isSequential).length; alive > 1; alive--)
+    if (fits(memoryOf(checkpoint, cells, steps, alive))) return alive;
   return 1;
 }
 
