@@ -151,7 +151,9 @@ describe.runIf(hasAddon)('quest bench', () => {
       return stdout;
     };
     // A prefill of 1024 tokens alone is 14 Tflop.
-    expect(await plan('--context', '1024')).toMatch(/^5 cases .* roughly (\d+:)?\d+:\d\d; --shape, .*shorter -> /);
+    expect(await plan('--context', '1024')).toMatch(
+      /^5 cases .* roughly (\d+:)?\d+:\d\d; --shape, .*shorter -> /,
+    );
     expect(await plan('--context', '64', '--steps', '1', '--repeats', '1')).toMatch(/roughly 0:\d\d -> /);
   });
 
