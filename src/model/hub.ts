@@ -1,8 +1,8 @@
 /** Finds models in the local Hugging Face cache. Nothing is downloaded here. */
 import { readFile, stat } from 'node:fs/promises';
-import { homedir } from 'node:os';
 import path from 'node:path';
 import { QuestError } from '../errors.js';
+import { expandFolder, hubHome } from '../net/env.js';
 import { show } from './fields.js';
 
 export interface HubId {
@@ -34,12 +34,8 @@ export function parseHubId(ref: string): HubId | undefined {
 
 /** The hub cache folder, as huggingface_hub chooses it from the environment. */
 export function hubCacheDir(env: NodeJS.ProcessEnv = process.env): string {
-  const home = env.HOME || homedir();
-  const expand = (dir: string) => path.resolve(dir.replace(/^~(?=\/|$)/, home));
-  if (env.HF_HUB_CACHE) return expand(env.HF_HUB_CACHE);
-  if (env.HUGGINGFACE_HUB_CACHE) return expand(env.HUGGINGFACE_HUB_CACHE);
-  if (env.HF_HOME) return path.join(expand(env.HF_HOME), 'hub');
-  return path.join(expand(env.XDG_CACHE_HOME || '~/.cache'), 'huggingface', 'hub');
+  const own = env.HF_HUB_CACHE || env.HUGGINGFACE_HUB_CACHE;
+  return own ? expandFolder(own, env) : path.join(hubHome(env), 'hub');
 }
 
 /** The snapshot folder of a cached model. Throws E_HUB when it is not in the cache, saying how to get it there. */

@@ -15,7 +15,7 @@ import { judge, lies, MAX_BYTES, totalSize, wrongSize } from './verdict.js';
 
 export interface DownloadRequest {
   url: string;
-  /** Where the file goes; `<file>.incomplete` while it arrives. */
+  /** Where the file goes; `<file>.quest.incomplete` while it arrives. */
   file: string;
   /** What is known of the file beforehand. */
   size?: number;

@@ -1,11 +1,10 @@
 /** The Hugging Face hub over HTTP: what a repository holds, where its files are, and what its refusals mean. */
 import { readFileSync } from 'node:fs';
-import { homedir } from 'node:os';
 import path from 'node:path';
 import { QuestError } from '../errors.js';
 import type { Checksum } from './checksum.js';
 import { getJson } from './documents.js';
-import { endpointFrom } from './env.js';
+import { endpointFrom, expandFolder, hubHome } from './env.js';
 import { HttpStatusError, shownUrl } from './errors.js';
 import type { RetryPolicy } from './retry.js';
 
@@ -63,9 +62,7 @@ function findToken(env: Env): [string, string] | [undefined, undefined] {
     if (token) return [token, name];
   }
   if (/^(1|true|yes|on)$/i.test(env.HF_HUB_DISABLE_IMPLICIT_TOKEN ?? '')) return [undefined, undefined];
-  const home =
-    env.HF_HOME || path.join(env.XDG_CACHE_HOME || path.join(env.HOME || homedir(), '.cache'), 'huggingface');
-  const file = env.HF_TOKEN_PATH || path.join(home, 'token');
+  const file = env.HF_TOKEN_PATH ? expandFolder(env.HF_TOKEN_PATH, env) : path.join(hubHome(env), 'token');
   try {
     const token = readFileSync(file, 'utf8').trim();
     return token === '' ? [undefined, undefined] : [token, file];
@@ -155,8 +152,16 @@ export function explainHub(
   const { status, details } = error;
   const page = `${access.endpoint}/${repo.kind === 'dataset' ? 'datasets/' : ''}${repo.id}`;
   const reason = details['x-error-code'];
+  const told = details['x-error-message'];
   const hub = (code: string, message: string, hint: string) =>
     new QuestError(code, message, { hint, exitCode: 3, cause: error });
+  if (told === 'Access to this resource is disabled.') {
+    return hub(
+      'E_HUB',
+      `${repo.id} is disabled on the hub`,
+      `${page} may say why; look for a copy elsewhere`,
+    );
+  }
   if (reason === 'GatedRepo' || (status === 403 && reason === undefined)) {
     return access.tokenSource === undefined
       ? hub(

@@ -1,4 +1,4 @@
-/** `<file>.incomplete`: what has arrived so far, with its running checksums, and what it takes to go on from there. */
+/** `<file>.quest.incomplete`: what has arrived so far, with its running checksums, and what it takes to go on from there. */
 import {
   type FileHandle,
   mkdir,
@@ -51,7 +51,8 @@ export interface PartialRequest {
   signal?: AbortSignal;
 }
 
-export const partialPath = (file: string): string => `${file}.incomplete`;
+/** A name of our own: some versions of Python's tools append to `<file>.incomplete`, whatever another process does with it. */
+export const partialPath = (file: string): string => `${file}.quest.incomplete`;
 const originPath = (file: string): string => `${partialPath(file)}.json`;
 
 const isStrong = (etag: string | null): etag is string => etag !== null && /^"[^"]*"$/.test(etag);

@@ -101,7 +101,7 @@ test('Ctrl-C keeps what arrived, kill -9 too, and the same command goes on', asy
   serve(archive);
   server.on(ZIP, (q, r) => sendFile(q, r, archive, { slow: { bytes: 2000, ms: 20 } }));
   const dir = tempFolder();
-  const part = join(dir, 'longbench', 'data.zip.incomplete');
+  const part = join(dir, 'longbench', 'data.zip.quest.incomplete');
   for (const [signal, code] of [
     ['SIGINT', 130],
     ['SIGKILL', null],

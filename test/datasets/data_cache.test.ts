@@ -127,7 +127,7 @@ test('a broken download of the archive goes on in the next run', async () => {
   expect(await rejected(pullDataset('longbench', { ...o, policy: quick }))).toMatchObject({
     code: 'E_DOWNLOAD',
   });
-  expect(existsSync(join(o.data, 'longbench', 'data.zip.incomplete'))).toBe(true);
+  expect(existsSync(join(o.data, 'longbench', 'data.zip.quest.incomplete'))).toBe(true);
   serveLongbench();
   await pullDataset('longbench', o);
   expect(server.seen.at(-1)!.headers.range).toMatch(/^bytes=[1-9]/);

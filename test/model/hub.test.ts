@@ -75,6 +75,9 @@ describe('hub cache', () => {
       '/5/.cache/huggingface/hub',
     ]);
     expect(hubCacheDir({ HF_HOME: '~/x', HOME: '/5' })).toBe('/5/x/hub');
+    const scratch = { HOME: '/5', SCRATCH: '/6' };
+    expect(hubCacheDir({ ...scratch, HF_HOME: '$SCRATCH/x' })).toBe('/6/x/hub');
+    expect(hubCacheDir({ ...scratch, HF_HUB_CACHE: `$${'{SCRATCH}'}/$NONE` })).toBe('/6/$NONE');
   });
 
   it('gives the snapshot of a branch, a pull request or a commit', async () => {

@@ -199,6 +199,10 @@ test('tokens: from the environment, from the file of the Python tools, and none'
   expect(hubAccess({ HOME: home, HF_HOME: join(home, 'hf'), HF_TOKEN: ' hf_env ' }).authorization).toBe(
     'Bearer hf_env',
   );
+  expect(hubAccess({ HOME: home, HF_HOME: '~/hf' }).authorization).toBe('Bearer hf_file');
+  expect(hubAccess({ HOME: home, HF_TOKEN_PATH: '$HF/token', HF: join(home, 'hf') }).authorization).toBe(
+    'Bearer hf_file',
+  );
   const implicit = { HOME: home, HF_HOME: join(home, 'hf'), HF_HUB_DISABLE_IMPLICIT_TOKEN: '1' };
   expect(hubAccess(implicit).authorization).toBeUndefined();
   expect(() => hubAccess({ HOME: home, HF_TOKEN: 'two\nlines' })).toThrow('characters that no token has');
@@ -265,6 +269,11 @@ test('refusals in words: gated, private, missing, no such revision', async () =>
   expect((await pull({ HF_TOKEN: 'hf_x' })).hint).toContain('may be wrong, expired, or without access');
   answer(404, 'RevisionNotFound');
   expect((await pull()).message).toBe('org/refuse has no revision "v9"');
+  hub.on(
+    api,
+    (_q, r) => void r.writeHead(403, { 'x-error-message': 'Access to this resource is disabled.' }).end(),
+  );
+  expect((await pull()).message).toBe('org/refuse is disabled on the hub');
   hub.on(api, (_q, r) => void r.end('<html>'));
   expect((await pull()).message).toContain('does not answer with JSON');
   hub.on(api, (_q, r) => void r.end('{"sha":"x"}'));
@@ -336,19 +345,22 @@ test('on first use a model is pulled after saying how much; folders and built-in
   expect(hub.seen.length).toBe(after);
 });
 
-test.each(['CI', 'HF_HUB_OFFLINE', 'QUEST_OFFLINE'])('%s: what is missing is named', async (name) => {
-  publish(hub, store, { id: 'org/offline', files: sharded() });
-  const o = options();
-  const first = (await rejected(ensureModel('org/offline', { ...o, env: { ...o.env, [name]: '1' } })))!;
-  expect(first.message).toContain('(config.json, tokenizer and weights are missing)');
-  expect(first.hint).toContain('quest model pull org/offline');
-  const { dir } = await pullModel({ repo: 'org/offline', revision: 'main' }, o);
-  await ensureModel('org/offline', { ...o, env: { ...o.env, [name]: '1' } });
-  const { rmSync } = await import('node:fs');
-  rmSync(join(dir, 'model-00002-of-00002.safetensors'));
-  const second = (await rejected(ensureModel('org/offline', { ...o, env: { ...o.env, [name]: '1' } })))!;
-  expect(second.message).toContain('(missing: model-00002-of-00002.safetensors)');
-});
+test.each(['CI', 'HF_HUB_OFFLINE', 'TRANSFORMERS_OFFLINE', 'QUEST_OFFLINE'])(
+  '%s: what is missing is named',
+  async (name) => {
+    publish(hub, store, { id: 'org/offline', files: sharded() });
+    const o = options();
+    const first = (await rejected(ensureModel('org/offline', { ...o, env: { ...o.env, [name]: '1' } })))!;
+    expect(first.message).toContain('(config.json, tokenizer and weights are missing)');
+    expect(first.hint).toContain('quest model pull org/offline');
+    const { dir } = await pullModel({ repo: 'org/offline', revision: 'main' }, o);
+    await ensureModel('org/offline', { ...o, env: { ...o.env, [name]: '1' } });
+    const { rmSync } = await import('node:fs');
+    rmSync(join(dir, 'model-00002-of-00002.safetensors'));
+    const second = (await rejected(ensureModel('org/offline', { ...o, env: { ...o.env, [name]: '1' } })))!;
+    expect(second.message).toContain('(missing: model-00002-of-00002.safetensors)');
+  },
+);
 
 test('two pulls at once fetch every file once', async () => {
   const files = sharded();

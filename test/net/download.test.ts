@@ -117,10 +117,10 @@ test('a connection that keeps breaking keeps the part, and the next run goes on 
   const request = ask('/again');
   const error = await failure(request);
   expect(error.code).toBe('E_DOWNLOAD');
-  expect(error.hint).toContain(`${request.file}.incomplete`);
-  expect(leftovers(request)).toEqual(['model.bin.incomplete', 'model.bin.incomplete.json']);
+  expect(error.hint).toContain(`${request.file}.quest.incomplete`);
+  expect(leftovers(request)).toEqual(['model.bin.quest.incomplete', 'model.bin.quest.incomplete.json']);
   server.on('/again', (q, r) => sendFile(q, r, content, { etag }));
-  const { size } = statSync(`${request.file}.incomplete`);
+  const { size } = statSync(`${request.file}.quest.incomplete`);
   expect(size).toBeGreaterThan(0);
   expect((await downloadFile(request)).resumedFrom).toBe(size);
   expect(server.seen.at(-1)!.headers).toMatchObject({ range: `bytes=${size}-`, 'if-range': etag });
@@ -174,7 +174,7 @@ test('a server without Range starts from the first byte', async () => {
 test('without a validator and without a checksum, an old part is not trusted', async () => {
   server.on('/novalidator', (q, r) => sendFile(q, r, content, { etag: 'W/"weak"' }));
   const request = ask('/novalidator');
-  writeFileSync(`${request.file}.incomplete`, 'something else');
+  writeFileSync(`${request.file}.quest.incomplete`, 'something else');
   await downloadFile(request);
   expect(readFileSync(request.file).equals(content)).toBe(true);
   expect(ranges('/novalidator')).toEqual([undefined]);
@@ -183,7 +183,10 @@ test('without a validator and without a checksum, an old part is not trusted', a
 test('a damaged old part is noticed by the checksum and fetched anew', async () => {
   server.on('/damaged', (q, r) => sendFile(q, r, content));
   const request = ask('/damaged', good);
-  writeFileSync(`${request.file}.incomplete`, Buffer.concat([bytes(1000), content.subarray(1000, 5000)]));
+  writeFileSync(
+    `${request.file}.quest.incomplete`,
+    Buffer.concat([bytes(1000), content.subarray(1000, 5000)]),
+  );
   await downloadFile(request);
   expect(readFileSync(request.file).equals(content)).toBe(true);
   expect(ranges('/damaged')).toEqual(['bytes=5000-', undefined]);
@@ -192,11 +195,11 @@ test('a damaged old part is noticed by the checksum and fetched anew', async () 
 test('an old part that is already whole needs no request; one that is too long is dropped', async () => {
   server.on('/parts', (q, r) => sendFile(q, r, content));
   const whole = ask('/parts', good);
-  writeFileSync(`${whole.file}.incomplete`, content);
+  writeFileSync(`${whole.file}.quest.incomplete`, content);
   await downloadFile(whole);
   expect(ranges('/parts')).toEqual([]);
   const long = ask('/parts', good);
-  writeFileSync(`${long.file}.incomplete`, Buffer.concat([content, bytes(10)]));
+  writeFileSync(`${long.file}.quest.incomplete`, Buffer.concat([content, bytes(10)]));
   await downloadFile(long);
   expect(ranges('/parts')).toEqual([undefined]);
 });
@@ -206,7 +209,7 @@ test('416 for an old part of unknown size: whole when the server says so, else a
   server.on('/416', (q, r) => sendFile(q, r, content, { etag, breakAfter: 100_000 }));
   const request = ask('/416', { policy: { ...QUICK, attempts: 1 } });
   await failure(request);
-  writeFileSync(`${request.file}.incomplete`, content);
+  writeFileSync(`${request.file}.quest.incomplete`, content);
   await downloadFile(request);
   expect(readFileSync(request.file).equals(content)).toBe(true);
 
@@ -294,7 +297,7 @@ test('a login page in place of the rest does not cost what has arrived', async (
   });
   const request = ask('/portal', good);
   expect((await failure(request)).code).toBe('E_SIZE');
-  expect(statSync(`${request.file}.incomplete`).size).toBeGreaterThan(0);
+  expect(statSync(`${request.file}.quest.incomplete`).size).toBeGreaterThan(0);
 });
 
 test('wrong bytes are refused and thrown away', async () => {
@@ -341,7 +344,7 @@ test('an abort keeps the part and throws the reason', async () => {
     },
   });
   await expect(downloadFile(request)).rejects.toMatchObject({ code: 'E_INTERRUPTED' });
-  expect(statSync(`${request.file}.incomplete`).size).toBeGreaterThanOrEqual(50_000);
+  expect(statSync(`${request.file}.quest.incomplete`).size).toBeGreaterThanOrEqual(50_000);
   expect(existsSync(`${request.file}.lock`)).toBe(false);
   await downloadFile({ ...request, signal: undefined, onProgress: undefined });
   expect(readFileSync(request.file).equals(content)).toBe(true);

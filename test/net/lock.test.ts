@@ -112,7 +112,7 @@ test.skipIf(!existsSync(dist))('kill -9 in the middle, then the next process res
   server.on('/kill', (q, r) => sendFile(q, r, content, { etag: '"k"', slow: { bytes: 10_000, ms: 10 } }));
   const file = join(tempFolder(), 'model.bin');
   const first = spawnDownload(`${server.url}/kill`, file);
-  const part = `${file}.incomplete`;
+  const part = `${file}.quest.incomplete`;
   while (!existsSync(part) || statSync(part).size < 100_000) await sleep(5);
   first.child.kill('SIGKILL');
   await first.done;
