@@ -52,6 +52,19 @@ export function readRope(config: Fields, maxContext: number, defaultTheta: numbe
         },
       );
   }
+  return condensed(config, params, modern ?? scaling);
+}
+
+/** LongChat's own notation, which its first revisions have alone: `rope_condense_ratio` is linear scaling by that factor. */
+function condensed(config: Fields, params: RopeParams, rope: Fields | undefined): RopeParams {
+  const ratio = config.number('rope_condense_ratio', 1, 1e6, 1);
+  if (ratio === 1) return params;
+  if (rope === undefined) return { ...params, kind: 'linear', factor: ratio };
+  if (params.factor !== ratio || params.kind !== 'linear')
+    throw config.error(
+      'rope_condense_ratio',
+      `${params.factor}, the linear factor that the scaling beside it has`,
+    );
   return params;
 }
 

@@ -25,6 +25,11 @@ it.each([
     { parameters: 6_738_415_616, maxContext: 32768, headDim: 128, nKvHeads: 32 },
   ],
   [
+    'LongChat-7B v1.5, first revision',
+    { ...LLAMA2_7B, rope_condense_ratio: 8, rope_scaling: null },
+    { parameters: 6_738_415_616, maxContext: 32768, headDim: 128, nKvHeads: 32 },
+  ],
+  [
     'Yarn-Llama-2-7B 128K',
     {
       ...LLAMA2_7B,

@@ -31,6 +31,10 @@ describe('rope', () => {
     expect(v4.invFreq[0]).toBe(0.125);
     expect(distance(v4.invFreq, (i) => plain(10000, 64)(i) / 8)).toBeLessThan(EPS);
     expect(v4.attentionFactor).toBe(1);
+    // LongChat's, alone and beside the same in words.
+    expect(spec({ rope_condense_ratio: 8, rope_scaling: null }, 64)).toEqual(v4);
+    expect(spec({ rope_condense_ratio: 8, rope_scaling: { type: 'linear', factor: 8 } }, 64)).toEqual(v4);
+    expect(spec({ rope_condense_ratio: 1 }, 64).invFreq[0]).toBe(1);
   });
 
   it('llama3: short waves kept, long ones stretched, those between blended', () => {
@@ -127,6 +131,11 @@ describe('rope', () => {
     ],
     [{ rope_parameters: { rope_type: 'longrope' } }, /rope_type is "longrope"/],
     [{ rope_scaling: { factor: 2 } }, /rope_type is nothing/],
+    [
+      { rope_condense_ratio: 8, rope_scaling: { type: 'linear', factor: 4 } },
+      /rope_condense_ratio is 8; supported: 4, the linear factor/,
+    ],
+    [{ rope_condense_ratio: 0 }, /rope_condense_ratio is 0/],
     [{ rope_scaling: { type: 'linear' } }, /factor is nothing; supported: a number from 1/],
     [{ rope_scaling: { type: 'linear', factor: -1 } }, /factor is -1/],
     [{ rope_scaling: { type: 'linear', factor: '8' } }, /factor is "8"/],
