@@ -44,6 +44,9 @@ export function unreadable(file: string, cause: unknown): QuestError {
   });
 }
 
+/** A message that quotes a file must not bring the file's control characters to the terminal. */
+export const printable = (text: string): string => text.replace(/\p{Cc}+/gu, ' ');
+
 /**
  * Parses a JSON file whose top level is an object; undefined when the file is absent.
  * Throws E_JSON for anything else, and for files above `maxBytes` before reading them.
@@ -60,7 +63,7 @@ export async function readJsonObject(file: string, maxBytes = 64 << 20): Promise
     value = JSON.parse(await readFile(file, 'utf8'));
   } catch (cause) {
     if ((cause as NodeJS.ErrnoException).code !== undefined) throw unreadable(file, cause);
-    throw new QuestError('E_JSON', `${file} is not valid JSON: ${(cause as Error).message}`, {
+    throw new QuestError('E_JSON', `${file} is not valid JSON: ${printable((cause as Error).message)}`, {
       hint: 'the file may be cut off; fetch it again',
       cause,
     });

@@ -4,7 +4,7 @@
  */
 import { open } from 'node:fs/promises';
 import { QuestError } from '../errors.js';
-import { base, isObject, type JsonObject, show, unreadable } from './fields.js';
+import { base, isObject, type JsonObject, printable, show, unreadable } from './fields.js';
 import { duplicateKey } from './jsonkeys.js';
 
 /** Bits per element of the dtypes that the format defines. Only F32, F16 and BF16 can be weights here. */
@@ -102,7 +102,7 @@ function parseHeader(file: string, header: Buffer, dataBytes: number): StoredFil
     text = new TextDecoder('utf-8', { fatal: true }).decode(header);
     json = JSON.parse(text);
   } catch (cause) {
-    throw broken(file, `its header is not valid JSON (${(cause as Error).message})`);
+    throw broken(file, `its header is not valid JSON (${printable((cause as Error).message)})`);
   }
   const twice = duplicateKey(text);
   if (twice !== undefined) throw broken(file, `its header holds the key ${show(twice)} twice`);

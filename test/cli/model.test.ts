@@ -92,7 +92,7 @@ test('pull, list, info, verify', async () => {
   const changed = await model(cache, ['verify', 'org/tiny', '--format', 'csv']);
   expect(changed.code).toBe(1);
   expect(changed.stdout).toMatch(/^model.safetensors,changed,\d+,sha256 /m);
-  expect(changed.stderr).toContain('quest model pull ORG/NAME --force');
+  expect(changed.stderr).toContain('quest model pull org/tiny --force');
   expect((await model(cache, ['pull', 'org/tiny', '--force', '--quiet'])).stderr).toBe('');
   expect((await model(cache, ['verify', 'org/tiny'])).code).toBe(0);
 });

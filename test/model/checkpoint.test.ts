@@ -80,6 +80,10 @@ describe('openCheckpoint', () => {
     );
     for (const text of ['', '{', '[]', '"x"', '\0\0'])
       expect((await errorOf(openCheckpoint(model({}, Buffer.from(text))))).code).toBe('E_JSON');
+    // What a file says does not reach the terminal's control sequences.
+    const hostile = await errorOf(openCheckpoint(model({}, Buffer.from('\u001b]0;title\u0007\n{'))));
+    expect(hostile.message).toMatch(/is not valid JSON/);
+    expect(hostile.message).not.toMatch(/\p{Cc}/u);
   });
 
   it('takes eos ids from generation_config.json, config.json, then the tokenizer', async () => {

@@ -48,7 +48,8 @@ function status(runner: Runner): string[] {
   const speed = runner.seconds > 0 ? (steps / runner.seconds).toFixed(1) : '-';
   const pct = readPct(runner.sequence.counters());
   return [
-    `${steps} tokens, ${speed} tokens/s${runner.done ? ', done' : ''}`,
+    // The speed first: narrow columns cut the end.
+    `${speed} tokens/s, ${steps} tokens${runner.done ? ', done' : ''}`,
     `KV read ${pct === undefined ? '-' : `${pct.toFixed(1)}%`}`,
   ];
 }

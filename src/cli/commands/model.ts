@@ -1,7 +1,7 @@
 /** quest model: the models in the hub cache, pulling them, what they need, whether they are what they should be; 4-bit ones. */
 import { stat } from 'node:fs/promises';
 import { QuestError } from '../../errors.js';
-import { findInHubCache, type HubId, hubCacheDir, parseHubId } from '../../model/hub.js';
+import { findInHubCache, type HubId, hubCacheDir, hubIdOfFolder, parseHubId } from '../../model/hub.js';
 import { pullModel } from '../../model/hub_pull.js';
 import { listCachedModels, verifySnapshot } from '../../model/hub_store.js';
 import { BUILT_IN } from '../../model/package_root.js';
@@ -111,7 +111,8 @@ async function folderOf(ref: string, revision: string | undefined): Promise<stri
 
 async function verify(context: CommandContext, names: readonly string[], format: Format): Promise<number> {
   const { settings, out, signal } = context;
-  const dir = await folderOf(oneModel('verify', names), settings.maybeString('revision'));
+  const ref = oneModel('verify', names);
+  const dir = await folderOf(ref, settings.maybeString('revision'));
   const progress = await startProgress(out, 'verify');
   const files = await verifySnapshot(dir, {
     signal,
@@ -135,7 +136,7 @@ async function verify(context: CommandContext, names: readonly string[], format:
     out.note(`${unknown.length} files have no checksum to compare with: they are not links of a hub cache`);
   if (bad.length > 0)
     out.note(
-      `${bad.map(({ name }) => name).join(', ')}: fetch again with \`quest model pull ORG/NAME --force\``,
+      `${bad.map(({ name }) => name).join(', ')}: fetch again with \`quest model pull ${hubIdOfFolder(dir) ?? ref}${bad.some(({ state }) => state === 'changed') ? ' --force' : ''}\``,
     );
   else out.note(`${files.length - unknown.length} files are what the hub published`);
   return bad.length > 0 ? 1 : 0;
