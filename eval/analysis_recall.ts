@@ -67,6 +67,8 @@ export async function runRecall(options: RunnerOptions): Promise<RowGrid> {
     const item = await plan.task.item(index);
     const keyOf = rowKeys(plan, item);
     const missing = plan.cells.filter((cell) => journal.get(keyOf(cell)) === undefined);
+    // Reused rows do not count towards the speed.
+    if (missing.length === 0) onProgress?.({ items: index, fraction: 1, total: count, phase: 'reuse' });
     const report = (phase: 'prefill' | 'question', from: number, to: number) => (done: number, all: number) =>
       onProgress?.({
         items: index,
@@ -117,7 +119,6 @@ export async function runRecall(options: RunnerOptions): Promise<RowGrid> {
       journal.append(rows);
     }
     grid.push(plan.cells.map((cell) => journal.get(keyOf(cell))!));
-    onProgress?.({ items: index + 1, fraction: 0, total: count, phase: 'reuse' });
   }
   return grid;
 }

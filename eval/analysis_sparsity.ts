@@ -16,7 +16,7 @@ import type { Model, Sequence } from '../src/runtime/index.js';
 import { JOURNAL_VERSION, type JournalRow } from './journal.js';
 import { type Cell, cellOptions, methodDefinition } from './methods.js';
 import { rowKeys } from './plan.js';
-import type { RowGrid, RunnerOptions } from './runner.js';
+import type { RowGrid, RunnerOptions, RunnerProgress } from './runner.js';
 import type { Task, TaskItem } from './task.js';
 
 export interface SparsityOptions {
@@ -138,12 +138,15 @@ class Texts implements Disposable {
     private readonly signal: AbortSignal,
   ) {}
 
-  async prefill(pageSize: number): Promise<void> {
+  /** `onShare` hears how much is prefilled, 0 to 1. */
+  async prefill(pageSize: number, onShare: (share: number) => void): Promise<void> {
     const { tokens, scored } = this.task.options;
-    for (const ids of this.task.texts()) {
+    const texts = this.task.texts();
+    for (const [i, ids] of texts.entries()) {
       const root = this.model.createSequence(pageSize);
       this.roots.push(root);
-      await root.prefill(ids.slice(0, tokens - scored), { signal: this.signal });
+      const onProgress = (done: number, all: number) => onShare((i + done / all) / texts.length);
+      await root.prefill(ids.slice(0, tokens - scored), { signal: this.signal, onProgress });
     }
   }
 
@@ -178,15 +181,18 @@ class Texts implements Disposable {
   }
 }
 
-/** Bisects one layer's budget. */
+/** Bisects one layer's budget. `onShare` hears how far the search is, 0 to 1, roughly. */
 async function searchBudget(
   texts: Texts,
   cell: Cell,
   layer: number,
   limits: { full: number; task: SparsityTask },
+  onShare: (share: number) => void,
 ) {
   const { tokens, tolerance } = limits.task.options;
   const unit = methodDefinition(cell.method.method).fields.includes('page_size') ? cell.pageSize : 1;
+  const most = Math.ceil(tokens / unit);
+  const halvings = Math.ceil(Math.log2(most)) + 1;
   const tried = new Map<number, Measured>();
   const measure = async (k: number) => {
     const measured = await texts.measure({
@@ -196,12 +202,10 @@ async function searchBudget(
       onlyLayer: layer,
     });
     tried.set(k, measured);
+    onShare(Math.min(1, tried.size / halvings));
     return measured;
   };
-  const k = await bisectLowest(
-    Math.ceil(tokens / unit),
-    async (at) => (await measure(at)).ppl - limits.full < tolerance,
-  );
+  const k = await bisectLowest(most, async (at) => (await measure(at)).ppl - limits.full < tolerance);
   const best = tried.get(k) ?? (await measure(k));
   return {
     budget: k * unit,
@@ -234,22 +238,28 @@ export async function runSparsity(options: RunnerOptions): Promise<RowGrid> {
     for (let layer = 0; layer < nLayers; layer++) {
       for (const [column, cell] of plan.cells.entries()) {
         if (journal.get(keyOf(cell, layer)) !== undefined) continue;
-        const label = `layer ${layer} of ${nLayers}: ${cell.method.method}`;
-        onProgress?.({
-          items: layer,
-          fraction: column / plan.cells.length,
-          total: nLayers,
-          phase: 'question',
-          label,
-        });
+        const report = (phase: RunnerProgress['phase'], label: string, share = 0) =>
+          onProgress?.({
+            items: layer,
+            fraction: (column + share) / plan.cells.length,
+            total: nLayers,
+            phase,
+            label,
+          });
         if (texts === undefined) {
           model = await options.loadModel();
           texts = new Texts(model, task, signal);
-          await texts.prefill(cell.pageSize);
+          await texts.prefill(cell.pageSize, (share) =>
+            report('prefill', `prefill: ${Math.floor(100 * share)}%`),
+          );
           full = (await texts.measure({ ...cell.method, method: 'full', skipLayers: 0 })).ppl;
+          report('reuse', ''); // what was there and the prefill do not count towards the speed
         }
         const started = performance.now();
-        const { budget, best, tried } = await searchBudget(texts, cell, layer, { full, task });
+        const label = `layer ${layer} of ${nLayers}: ${cell.method.method}`;
+        const { budget, best, tried } = await searchBudget(texts, cell, layer, { full, task }, (share) =>
+          report('question', label, share),
+        );
         const row: SparsityRow = {
           v: JOURNAL_VERSION,
           key: keyOf(cell, layer),
@@ -270,7 +280,6 @@ export async function runSparsity(options: RunnerOptions): Promise<RowGrid> {
         journal.append([row]);
       }
       grid.push(plan.cells.map((cell) => journal.get(keyOf(cell, layer))!));
-      onProgress?.({ items: layer + 1, fraction: 0, total: nLayers, phase: 'reuse' });
     }
   } finally {
     texts?.[Symbol.dispose]();

@@ -323,7 +323,6 @@ export async function runPerplexity(options: RunnerOptions): Promise<RowGrid> {
       journal.append(rows);
     }
     grid.push(plan.cells.map((cell) => journal.get(keyOf(cell))!));
-    onProgress?.({ items: index + 1, fraction: 0, total: task.count, phase: 'reuse' });
   }
   return grid;
 }
