@@ -7,7 +7,7 @@
  * Scores are noisy: a larger budget may score below a smaller one, and is not asked about.
  */
 import type { Table } from '../src/report/table.js';
-import { type AttentionTimes, denseTime, sparseTime } from './iso_attention.js';
+import type { AttentionStep, StepTime } from './iso_attention.js';
 import { paperIso } from './iso_paper.js';
 import { methodDefinition } from './methods.js';
 
@@ -45,7 +45,7 @@ export function isoRows(
   scores: readonly IsoScore[],
   contexts: ReadonlyMap<string, number>,
   tolerance: number,
-  times: AttentionTimes | undefined,
+  times: StepTime | undefined,
 ): IsoRow[] {
   return unique(scores.map(({ task }) => task)).flatMap((task) => {
     const own = scores.filter((score) => score.task === task);
@@ -67,18 +67,29 @@ export function isoRows(
         fullScore: full.score,
         lossless,
         largestBudget: cells.at(-1)?.budgetTokens,
-        attentionUs: times && lossless && attentionTime(times, lossless, contextTokens),
+        attentionUs: withTime(lossless, contextTokens, times),
       };
     });
   });
 }
 
-/** Of one decode step at the task's mean context: selectors run the sparse chain, evictors attend what they have kept. */
-function attentionTime(times: AttentionTimes, cell: IsoScore, contextTokens: number): number | undefined {
+/**
+ * The decode step of a cell at the task's mean context: selectors run the sparse chain, unless the budget covers the
+ * context, and evictors attend what they have kept. The oracle reads all keys to choose and has no kernel of its own.
+ */
+export function attentionStep(cell: IsoScore, contextTokens: number): AttentionStep | undefined {
   const { kind } = methodDefinition(cell.method);
-  if (kind === 'dense' || cell.budgetTokens === undefined) return denseTime(times, contextTokens);
-  if (kind === 'evictor') return denseTime(times, Math.min(cell.budgetTokens, contextTokens));
-  return sparseTime(times, contextTokens, cell.budgetTokens, cell.pageSize);
+  const { budgetTokens, pageSize } = cell;
+  const dense = (tokens: number) => ({ contextTokens: tokens, budgetTokens: undefined, pageSize: undefined });
+  if (Number.isNaN(contextTokens) || cell.method === 'oracle') return undefined;
+  if (kind === 'dense' || budgetTokens === undefined || budgetTokens >= contextTokens)
+    return dense(contextTokens);
+  return kind === 'evictor' ? dense(budgetTokens) : { contextTokens, budgetTokens, pageSize };
+}
+
+function withTime(cell: IsoScore | undefined, contextTokens: number, times: StepTime | undefined) {
+  const step = cell && attentionStep(cell, contextTokens);
+  return step && times?.(step);
 }
 
 export interface IsoRun {

@@ -3,6 +3,16 @@ import { QuestError } from '../src/errors.js';
 import type { TextTable } from '../src/report/html-csv.js';
 import { cellReader } from '../src/report/html-run.js';
 
+/** A decode step whose attention is asked for: over all of the context without a budget. */
+export interface AttentionStep {
+  contextTokens: number;
+  budgetTokens: number | undefined;
+  pageSize: number | undefined;
+}
+
+/** Microseconds of a step, where they are known. */
+export type StepTime = (step: AttentionStep) => number | undefined;
+
 interface Timed {
   contextTokens: number;
   budgetTokens: number;
@@ -80,3 +90,11 @@ export function sparseTime(
     contextTokens,
   );
 }
+
+/** Times of steps as the file has them. */
+export const fileTimes =
+  (times: AttentionTimes): StepTime =>
+  ({ contextTokens, budgetTokens, pageSize }) =>
+    budgetTokens === undefined
+      ? denseTime(times, contextTokens)
+      : sparseTime(times, contextTokens, budgetTokens, pageSize);

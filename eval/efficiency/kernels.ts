@@ -1,5 +1,6 @@
 /** The kernel benchmark: which cases the axes make, and the rows of attention.csv and kernels.csv (Figures 8 and 9). */
 import type { KernelCase, KernelTime } from '../../src/runtime/addon.js';
+import type { AttentionStep } from '../iso_attention.js';
 import { matricesOf, parseHeads } from './shapes.js';
 
 /** A sparse step's parts, then what else can be timed. */
@@ -8,6 +9,7 @@ export const KERNELS = [...ATTENTION_KERNELS, 'prefill', 'append', 'norm', 'gemv
 export type KernelName = (typeof KERNELS)[number];
 
 const HEAD_DIM = 128;
+const DEFAULT_PAGE_SIZE = 16;
 const GEMV_ROWS = [1, 8];
 const GEMM_ROWS = 2048;
 const MATRIX_SHAPE = 'llama2-7b';
@@ -29,6 +31,18 @@ export interface NamedCase {
 
 export interface TimedCase extends NamedCase {
   time: KernelTime;
+}
+
+/** One layer's decode step as a case. */
+export function kernelCase(heads: string, step: AttentionStep): KernelCase {
+  return {
+    ...parseHeads(heads),
+    kernel: step.budgetTokens === undefined ? 'dense' : 'sparse',
+    headDim: HEAD_DIM,
+    contextTokens: Math.round(step.contextTokens),
+    pageSize: step.pageSize ?? DEFAULT_PAGE_SIZE,
+    budgetTokens: step.budgetTokens ?? 0,
+  };
 }
 
 /** All cases, each once; cases of one layer follow each other, so that its data is made once. */

@@ -99,7 +99,7 @@ export const COMMANDS: readonly CommandSpec[] = [
   {
     name: 'repro',
     summary: "the paper's tables and figures from presets, then a report of them",
-    argument: { name: '<name>', help: 'table1, fig3, fig4, fig6, fig7, fig11 or all' },
+    argument: { name: '<name>', help: 'table1, fig3, fig4, fig6 to fig11, or all' },
     examples: [
       'quest repro table1 --dry-run',
       'quest repro table1 --model quest-tiny --limit 4',
@@ -112,7 +112,7 @@ export const COMMANDS: readonly CommandSpec[] = [
     summary: 'from LongBench runs, the smallest lossless budget per method and task (Figure 11)',
     argument: { name: '<dirs...>', help: 'folders of quest longbench runs of one model' },
     examples: [
-      'quest iso runs/longbench-0a1b2c3d',
+      'quest iso runs/longbench-0a1b2c3d --measure',
       'quest iso runs/longbench-0a1b2c3d --tolerance 0.5 --attention results/h100/attention.csv',
     ],
     load: () => import('./commands/iso.js'),

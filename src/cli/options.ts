@@ -258,7 +258,7 @@ export const OPTIONS: readonly OptionSpec[] = [
     pattern: { source: /^(auto|cpu|cuda(:\d{1,3})?)$/, wanted: 'auto, cpu, cuda or cuda:N' },
     default: 'auto',
     placeholder: 'NAME',
-    commands: [...RUNNING, 'bench', 'doctor'],
+    commands: [...RUNNING, 'bench', 'doctor', 'iso'],
     help: 'where to compute: auto (a GPU when one can be used), cpu, cuda or cuda:N',
   }),
   global({
@@ -268,7 +268,7 @@ export const OPTIONS: readonly OptionSpec[] = [
     max: 1024,
     default: 0,
     placeholder: 'N',
-    commands: [...RUNNING, 'bench', 'doctor'],
+    commands: [...RUNNING, 'bench', 'doctor', 'iso'],
     help: 'CPU threads; 0 uses all cores. Results do not depend on it',
   }),
   global({

@@ -123,11 +123,17 @@ export const ISO_OPTIONS: readonly OptionSpec[] = [
     help: 'attention times of a kernel benchmark (default: the column stays empty)',
   }),
   command({
+    name: 'measure',
+    type: 'flag',
+    commands: ISO,
+    help: 'measure the attention times now, on --device, at the mean contexts and lossless budgets',
+  }),
+  command({
     name: 'heads',
     type: 'string',
     default: '32/32',
     placeholder: 'N/N',
     commands: ISO,
-    help: "query and KV heads whose times to take from --attention; 32/32 is the paper's model",
+    help: "query and KV heads of the layer that --measure times, or whose times to take from --attention; 32/32 is the paper's model",
   }),
 ];

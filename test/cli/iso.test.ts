@@ -3,11 +3,11 @@ import { join } from 'node:path';
 import { parse } from 'csv-parse/sync';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { type IsoScore, isoRows } from '../../eval/iso.js';
-import { attentionTimes, denseTime, sparseTime } from '../../eval/iso_attention.js';
+import { attentionTimes, denseTime, fileTimes, sparseTime } from '../../eval/iso_attention.js';
 import { paperIso } from '../../eval/iso_paper.js';
 import { parseCsv } from '../../src/report/html-csv.js';
 import { paperLongBench } from '../../src/report/longbench-paper.js';
-import { quest, temporaryFolder } from './spawn.js';
+import { hasAddon, quest, temporaryFolder } from './spawn.js';
 
 const TASKS = ['qasper', 'hotpotqa', 'gov_report', 'triviaqa', 'narrativeqa', 'multifieldqa_en'];
 const MODEL = 'lmsys/longchat-7b-v1.5-32k';
@@ -81,8 +81,13 @@ describe('attention times', () => {
   test('of a method: selectors run sparse, evictors attend what they kept', () => {
     const scores = [score('qasper', 'full', undefined, 30), score('qasper', 'quest', 512, 30)];
     scores.push(score('qasper', 'tova', 8192, 30));
-    const rows = isoRows(scores, new Map([['qasper', 16384]]), 1, times);
+    const rows = isoRows(scores, new Map([['qasper', 16384]]), 1, fileTimes(times));
     expect(rows.map((row) => row.attentionUs)).toEqual([100, 14, 50]);
+    // A budget that covers the context is a dense step; the oracle has no kernel.
+    const whole = [score('qasper', 'full', undefined, 30), score('qasper', 'quest', 8192, 30)];
+    whole.push(score('qasper', 'oracle', 512, 30));
+    const short = isoRows(whole, new Map([['qasper', 8192]]), 1, fileTimes(times));
+    expect(short.map((row) => row.attentionUs)).toEqual([50, 50, undefined]);
   });
 
   test('are refused with what is wrong', () => {
@@ -154,7 +159,29 @@ describe('quest iso', () => {
     const shown = await quest(['iso', run]);
     expect(shown.stdout).toMatch(/^qasper +Full +10000 +all +29\.15 +50\.0 +161\.8$/m);
     expect(shown.stdout).toMatch(/TOVA +> 4096 +5120 +141\.9$/m);
-    expect(shown.stderr).toMatch(/attention times are empty/);
+    expect(shown.stderr).toMatch(/attention times are empty: --measure/);
+  });
+
+  test.runIf(hasAddon)('--measure times each lossless step on this device', async () => {
+    const run = makeRun('measured');
+    const measure = ['iso', run, '--measure', '--device', 'cpu', '--heads', '8/8'];
+    const { code, stdout, stderr } = await quest([...measure, '--format', 'csv']);
+    expect(code, stderr).toBe(0);
+    expect(stderr).toMatch(/at the mean context with 8\/8 heads of 128, measured now on \S+, \d+ threads/);
+    const rows: Record<string, string>[] = parse(stdout, { columns: true });
+    const us = (row: Record<string, string>) => Number(row.attention_us);
+    for (const row of rows)
+      expect(us(row) > 0, row.task).toBe(row.method === 'full' || row.budget_tokens !== '');
+    const [full, sparse] = [rows[0]!, rows[1]!];
+    expect([sparse.method, sparse.budget_tokens]).toEqual(['quest', '512']);
+    expect(us(sparse)).toBeLessThan(us(full) / 2); // a twentieth of 10000 tokens
+    const both = await quest([...measure, '--attention', 'a.csv']);
+    expect([both.code, both.stderr]).toEqual([
+      2,
+      expect.stringMatching(/--attention and --measure name two/),
+    ]);
+    const odd = await quest(['iso', run, '--measure', '--device', 'cpu', '--heads', '8/3']);
+    expect(odd.code).toBe(2);
   });
 
   test('several folders make one table', async () => {

@@ -147,9 +147,11 @@ describe.skipIf(!hasAddon)('quest repro', { timeout: 120_000 }, () => {
       '900',
     ];
     const args = ['repro', 'fig11', ...small, '--budget', '64,256', '--method', 'full,quest', '--out', out];
-    const { code, stdout } = await quest(args);
+    const { code, stdout, stderr } = await quest([...args, '--device', 'cpu']);
     expect(code).toBe(0);
     expect(stdout).toMatch(/^task +lossless with: +context/m);
+    expect(stdout).toMatch(/^hotpotqa +Full +\d+ +all +[\d.]+ +[\d.]+ +[\d.]+$/m); // the last is its time
+    expect(stderr).toMatch(/attention: .* measured now on/);
     expect(readFileSync(join(out, 'fig11.html'), 'utf8')).toContain(
       '<h2>Budgets for lossless scores (Figure 11)</h2>',
     );

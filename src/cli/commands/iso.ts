@@ -1,7 +1,7 @@
 /** quest iso: from LongBench runs, the smallest lossless budget per method and task, the paper's Figure 11. */
 import { readFileSync } from 'node:fs';
-import { type IsoScore, isoLongTable, isoRows, isoWideTable } from '../../../eval/iso.js';
-import { type AttentionTimes, attentionTimes } from '../../../eval/iso_attention.js';
+import { type IsoRow, type IsoScore, isoLongTable, isoRows, isoWideTable } from '../../../eval/iso.js';
+import { attentionTimes, fileTimes } from '../../../eval/iso_attention.js';
 import { PAPER_ISO_TITLE } from '../../../eval/iso_paper.js';
 import { readPredictions } from '../../../eval/longbench_predictions.js';
 import { QuestError } from '../../errors.js';
@@ -9,6 +9,7 @@ import { parseCsv } from '../../report/html-csv.js';
 import { cellReader, type ReportRun } from '../../report/html-run.js';
 import type { Format, Table } from '../../report/table.js';
 import type { CommandContext } from '../commands.js';
+import { type Attention, measureAttention } from './iso_measure.js';
 import { readRuns } from './report.js';
 
 const HINT = 'give the --out folders of quest longbench runs of one model';
@@ -82,7 +83,7 @@ function meanContexts(runs: readonly ReportRun[]): Map<string, number> {
   );
 }
 
-function readTimes(file: string, heads: string): AttentionTimes {
+function readTimes(file: string, heads: string): Attention {
   let text: string;
   try {
     text = readFileSync(file, 'utf8');
@@ -97,7 +98,10 @@ function readTimes(file: string, heads: string): AttentionTimes {
     throw new QuestError('E_INPUT', `${file} is not a CSV table`, {
       hint: "give a kernel benchmark's attention.csv",
     });
-  return attentionTimes(table, file, heads);
+  return {
+    time: fileTimes(attentionTimes(table, file, heads)),
+    note: `attention: one decode step at the mean context with ${heads} heads, between measured contexts in proportion; empty outside of what was measured`,
+  };
 }
 
 export interface IsoTables {
@@ -106,28 +110,33 @@ export interface IsoTables {
   notes: string[];
 }
 
+/** Where the attention times come from: nowhere, a file, or measured on this device when it is known what is asked for. */
+export type AttentionSource = (rows: readonly IsoRow[]) => Promise<Attention> | Attention | undefined;
+
+const NO_TIMES =
+  'attention times are empty: --measure takes them now, --attention attention.csv from a kernel benchmark';
+
 /** The tables of finished LongBench runs, and what a reader must know. */
-export function isoTables(
+export async function isoTables(
   runs: readonly ReportRun[],
-  options: { tolerance: number; attention: string | undefined; heads: string },
-): IsoTables {
+  tolerance: number,
+  source: AttentionSource,
+): Promise<IsoTables> {
   const { model, data } = checkRuns(runs);
-  const times = options.attention === undefined ? undefined : readTimes(options.attention, options.heads);
-  const scores = collectScores(runs);
-  const rows = isoRows(scores, meanContexts(runs), options.tolerance, times);
+  const [scores, contexts] = [collectScores(runs), meanContexts(runs)];
+  const attention = await source(isoRows(scores, contexts, tolerance, undefined));
+  const rows = isoRows(scores, contexts, tolerance, attention?.time);
   if (rows.length === 0) {
     throw new QuestError('E_INPUT', 'no task has scores of full, with which the others are compared', {
       hint: 'add full to --method of quest longbench',
     });
   }
-  const run = { model, data, tolerance: options.tolerance };
+  const run = { model, data, tolerance };
   const notes = [
-    `lossless: at least full's score minus ${options.tolerance} points (--tolerance)`,
-    times === undefined
-      ? 'attention times are empty: they come from a kernel benchmark, --attention attention.csv'
-      : `attention: one decode step at the mean context with ${times.heads} heads, between measured contexts in proportion; empty outside of what was measured`,
+    `lossless: at least full's score minus ${tolerance} points (--tolerance)`,
+    attention?.note ?? NO_TIMES,
   ];
-  const trivial = rows.filter(({ method, fullScore }) => method === 'full' && fullScore <= options.tolerance);
+  const trivial = rows.filter(({ method, fullScore }) => method === 'full' && fullScore <= tolerance);
   if (trivial.length > 0)
     notes.push(
       `full scores no more than the tolerance on ${trivial.map(({ task }) => task).join(', ')}: every budget is lossless there`,
@@ -144,14 +153,22 @@ export function isoTables(
   return { wide: isoWideTable(rows, run), long: isoLongTable(rows, run), notes };
 }
 
+function sourceOf(context: CommandContext): AttentionSource {
+  const { settings } = context;
+  const [file, heads] = [settings.maybeString('attention'), settings.string('heads')];
+  if (!settings.flag('measure')) return () => (file === undefined ? undefined : readTimes(file, heads));
+  if (file !== undefined)
+    throw new QuestError('E_USAGE', '--attention and --measure name two sources of the same times', {
+      hint: 'leave one of them out',
+    });
+  return (rows) => measureAttention(context, rows, heads);
+}
+
 /** Runs `quest iso`. */
 export async function run(context: CommandContext): Promise<number> {
   const { settings, args, out } = context;
-  const tables = isoTables(readRuns(args, out.note), {
-    tolerance: settings.number('tolerance'),
-    attention: settings.maybeString('attention'),
-    heads: settings.string('heads'),
-  });
+  const source = sourceOf(context);
+  const tables = await isoTables(readRuns(args, out.note), settings.number('tolerance'), source);
   const format = settings.string('format') as Format;
   await out.table(format === 'table' || format === 'md' ? tables.wide : tables.long, format);
   for (const note of tables.notes) out.note(note);

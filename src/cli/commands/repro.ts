@@ -160,12 +160,14 @@ async function runPreset(
 async function isoSection(context: CommandContext, runs: readonly ReportRun[]): Promise<ReportPage['extra']> {
   const own = runs.filter(({ folder }) => basename(folder) === 'fig11');
   if (own.length === 0) return [];
-  const { isoTables } = await import('./iso.js');
-  const { wide, long, notes } = isoTables(own, {
-    tolerance: createSettings('iso', {}, undefined).number('tolerance'),
-    attention: undefined,
-    heads: '',
-  });
+  const [{ isoTables }, { measureAttention }] = await Promise.all([
+    import('./iso.js'),
+    import('./iso_measure.js'),
+  ]);
+  const iso = createSettings('iso', {}, undefined);
+  const { wide, long, notes } = await isoTables(own, iso.number('tolerance'), (rows) =>
+    measureAttention(context, rows, iso.string('heads')),
+  );
   const format = context.settings.string('format') as Format;
   await context.out.table(format === 'table' || format === 'md' ? wide : long, format);
   for (const note of notes) context.out.note(note);
