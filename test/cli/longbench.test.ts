@@ -180,28 +180,6 @@ describe.skipIf(!hasAddon)('quest longbench --sample', { timeout: 120_000 }, () 
     expect(FILES.map((file) => read(reference, file))).toEqual(before);
   });
 
-  test('killed in the middle, the same command ends with the same bytes', async () => {
-    const out = join(folder, 'killed');
-    const rows = () =>
-      existsSync(join(out, 'journal.jsonl')) ? read(out, 'journal.jsonl').split('\n').length - 1 : 0;
-    const killed = await run([...SMALL, '--out', out], {
-      started: async (child) => {
-        while (rows() < 5 && child.exitCode === null) await sleep(5);
-        child.kill('SIGKILL');
-      },
-    });
-    expect(killed.signal).toBe('SIGKILL');
-    expect(existsSync(join(out, 'predictions.jsonl'))).toBe(false);
-    const resumed = await run([...SMALL, '--out', out]);
-    expect(resumed.code).toBe(0);
-    expect(resumed.stderr).toMatch(/resuming/);
-    expect(resumed.stdout).toBe(first.stdout);
-    for (const file of FILES) {
-      if (file === 'manifest.json' || file === 'journal.jsonl') continue; // these hold times
-      expect(read(out, file), file).toBe(read(reference, file));
-    }
-  });
-
   test('--predict-only and quest score give what one run gives', async () => {
     const out = join(folder, 'predicted');
     const predicted = await run([...SMALL, '--predict-only', '--out', out]);

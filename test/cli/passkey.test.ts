@@ -120,27 +120,6 @@ describe.skipIf(!hasAddon)('quest passkey', { timeout: 120_000 }, () => {
     expect(FILES.map((f) => read(reference, f))).toEqual(before);
   });
 
-  test('killed in the middle, the same command ends with the same bytes', async () => {
-    const out = join(folder, 'killed');
-    const killed = await interrupted(out, 'SIGKILL', 7);
-    expect(killed.signal).toBe('SIGKILL');
-    const done = rows(out).length;
-    expect(done).toBeGreaterThanOrEqual(7);
-    expect(done).toBeLessThan(28);
-    expect(existsSync(join(out, 'table.csv'))).toBe(false);
-    expect(existsSync(join(out, 'run.lock'))).toBe(true); // left by the dead process
-    appendFileSync(join(out, 'journal.jsonl'), '{"v":1,"key":"half a ro');
-    const resumed = await small(out);
-    expect(resumed.code).toBe(0);
-    expect(resumed.stderr).toMatch(/the last line of .* was torn/);
-    expect(resumed.stderr).toMatch(new RegExp(`${28 - done} rows in`));
-    for (const file of ['table.csv', 'table.md', 'depth.svg', 'accuracy.svg']) {
-      expect(read(out, file) === read(reference, file), file).toBe(true);
-    }
-    expect(resumed.stdout).toBe(first.stdout);
-    expect(rows(out)).toHaveLength(28);
-  });
-
   test.runIf(process.platform === 'linux')(
     'a killed process that nobody has reaped holds nothing',
     async () => {

@@ -90,27 +90,6 @@ describe.skipIf(!hasAddon)('quest ppl', { timeout: 120_000 }, () => {
     expect(said(first)).toMatch(/\* Quest 512 never attended fewer tokens than the cache held/);
   });
 
-  test('killed at any time, the same command ends with the same files', async () => {
-    const out = join(folder, 'killed');
-    const journal = () =>
-      existsSync(join(out, 'journal.jsonl')) ? read(out, 'journal.jsonl').split('\n').length - 1 : 0;
-    const killed = await quest([...SMALL, '--out', out], {
-      env,
-      started: async (child) => {
-        while (journal() < 2 && child.exitCode === null) await sleep(5);
-        child.kill('SIGKILL');
-      },
-    });
-    expect(killed.signal).toBe('SIGKILL');
-    const resumed = await quest([...SMALL, '--out', out], { env });
-    expect(resumed.code, resumed.stderr).toBe(0);
-    expect(resumed.stderr).toMatch(/resuming: the journal has \d+ rows/);
-    for (const file of ['table.csv', 'table.md', 'figure.svg', 'plan.json']) {
-      expect(read(out, file), file).toBe(read(reference, file));
-    }
-    expect(resumed.stdout).toBe(first.stdout);
-  });
-
   test('a file longer than the context is refused, or scored in windows', async () => {
     const file = join(folder, 'notes.txt');
     writeFileSync(file, 'The sun rose over the quiet town and the men went down to the boats. '.repeat(40));
