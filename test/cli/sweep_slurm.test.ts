@@ -60,8 +60,8 @@ describe.runIf(hasAddon && missing === undefined)('quest sweep on Slurm', { time
     expect(readdirSync(join(out, 'slurm')).filter((name) => name.endsWith('.log'))).toHaveLength(2);
   });
 
-  test('an element that is requeued goes on from its journal; a killed sweep finds its job again', async () => {
-    const out = join(place, 'requeued');
+  test('an element that is preempted goes on from its journal; a killed sweep finds its job again', async () => {
+    const out = join(place, 'preempted');
     let parent = 0;
     const first = sweep(out, [], {
       started: (child) => {
@@ -74,13 +74,13 @@ describe.runIf(hasAddon && missing === undefined)('quest sweep on Slurm', { time
     const local = await quest(['sweep', file, '--out', out], { env: slurm.env });
     expect(local.stderr).toMatch(/is being computed by job \d+ of Slurm/);
     expect(local.code).toBe(3);
-    slurm.call('scontrol', 'requeue', jobOf(out)!);
+    slurm.call('sbatch', '--partition=urgent', '--exclusive', '--output=/dev/null', '--wrap=true');
     const before = journalRows(out);
     const second = await sweep(out);
     expect(second.stderr).toMatch(/job \d+ of this sweep is in the queue: waiting for it/);
     expect(second.stderr).not.toMatch(/submitted/);
     expect(second.code).toBe(0);
-    expect(readFileSync(join(out, 'slurm', `${jobOf(out)}_0.log`), 'utf8')).toMatch(/DUE TO JOB REQUEUE/);
+    expect(readFileSync(join(out, 'slurm', `${jobOf(out)}_0.log`), 'utf8')).toMatch(/DUE TO PREEMPTION/);
     expect(before).toBeLessThan(journalRows(reference));
     expect(journalRows(out)).toBe(journalRows(reference));
     expect(timeless(out)).toEqual(timeless(reference));
