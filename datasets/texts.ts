@@ -2,6 +2,7 @@
  * Long texts for perplexity: the books of PG-19's test split in the data folder, Moby-Dick from an ordinary dependency
  * (so that a fresh machine has something to read), or any text file.
  */
+import { isUtf8 } from 'node:buffer';
 import { readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { basename, dirname, join } from 'node:path';
@@ -48,15 +49,20 @@ export const PG19_TITLE = 'PG-19 test split';
 
 /** Text of a file as UTF-8. */
 function readBook(path: string): string {
-  let text: string;
+  let bytes: Buffer;
   try {
-    text = readFileSync(path, 'utf8');
+    bytes = readFileSync(path);
   } catch (cause) {
     throw new QuestError('E_INPUT', `cannot read ${path}: ${(cause as NodeJS.ErrnoException).code}`, {
       hint: 'check the path',
       cause,
     });
   }
+  if (!isUtf8(bytes))
+    throw new QuestError('E_INPUT', `${path} is not text in UTF-8`, {
+      hint: 'convert it, e.g. with iconv -t UTF-8',
+    });
+  const text = bytes.toString('utf8');
   if (text.trim() === '')
     throw new QuestError('E_INPUT', `${path} holds no text`, { hint: 'give a file with words' });
   return text;

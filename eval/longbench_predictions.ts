@@ -151,17 +151,33 @@ export function readPredictions(folder: string): Prediction[] {
   if (lines.at(-1) === '') lines.pop();
   if (lines.length === 0)
     throw new QuestError('E_INPUT', `${path} is empty`, { hint: 'run quest longbench again' });
-  return lines.map((line, i) => {
+  const changed = (message: string, cause?: unknown) =>
+    new QuestError('E_INPUT', message, {
+      hint: 'the file was changed; run quest longbench again to write it anew',
+      cause,
+    });
+  const records = lines.map((line, i) => {
     const where = `${path}, line ${i + 1}`;
-    let value: unknown;
     try {
-      value = JSON.parse(line);
+      return parsePrediction(JSON.parse(line), where);
     } catch (cause) {
-      throw new QuestError('E_INPUT', `${where}: not JSON (${(cause as Error).message})`, {
-        hint: 'the file was changed; run quest longbench again to write it anew',
-        cause,
-      });
+      if (cause instanceof SyntaxError) throw changed(`${where}: not JSON (${cause.message})`, cause);
+      if (cause instanceof QuestError) throw changed(cause.message, cause);
+      throw cause;
     }
-    return parsePrediction(value, where);
   });
+  const incomplete = firstIncomplete(records);
+  if (incomplete !== undefined) throw changed(`${path} lacks a prediction of ${incomplete}`);
+  return records;
+}
+
+/** A row that not every cell of its run has answered: means over different rows compare nothing. */
+function firstIncomplete(records: readonly Prediction[]): string | undefined {
+  const cells = new Set(records.map(({ cell }) => JSON.stringify(cell)));
+  const answers = new Map<string, Set<string>>();
+  for (const { task, row, cell } of records) {
+    const name = `${task}, row ${row}`;
+    answers.set(name, (answers.get(name) ?? new Set()).add(JSON.stringify(cell)));
+  }
+  return [...answers].find(([, own]) => own.size < cells.size)?.[0];
 }

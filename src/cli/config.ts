@@ -67,7 +67,8 @@ export function checkConfig(values: unknown, command: CommandName, source: strin
   const issue = result.error.issues[0]!;
   if (issue.code === 'unrecognized_keys') throw unknownKey(issue.keys[0]!, command, source);
   const key = issue.path.join('.');
-  const seen = JSON.stringify((values as Record<string, unknown>)[String(issue.path[0])]);
+  const value = (values as Record<string, unknown>)[String(issue.path[0])];
+  const seen = typeof value === 'number' ? String(value) : JSON.stringify(value); // JSON has no infinity
   throw new QuestError('E_CONFIG', `${key} in ${source} is ${seen}: ${issue.message}`, {
     hint: `write it as \`quest ${command} --help\` shows for --${key.replaceAll('_', '-')}`,
   });
@@ -88,12 +89,18 @@ export function readConfig(file: string, command: CommandName): Record<string, u
       },
     );
   }
+  return checkConfig(parseYaml(text, file, 'write one `key: value` per line'), command, file);
+}
+
+/** What a YAML file holds. `hint` is what its reader should do where it is none. */
+export function parseYaml(text: string, file: string, hint: string): unknown {
   try {
-    return checkConfig(parse(text, { logLevel: 'error' }), command, file); // warnings would go past our output
+    return parse(text, { logLevel: 'error' }); // warnings would go past our output
   } catch (cause) {
-    if (!(cause instanceof YAMLParseError)) throw cause;
+    // Aliases that multiply into more than any memory holds are a ReferenceError of the parser.
+    if (!(cause instanceof YAMLParseError || cause instanceof ReferenceError)) throw cause;
     throw new QuestError('E_CONFIG', `${file} is not valid YAML: ${cause.message.split('\n')[0]}`, {
-      hint: 'write one `key: value` per line',
+      hint,
       cause,
     });
   }

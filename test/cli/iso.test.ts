@@ -203,6 +203,8 @@ describe('quest iso', () => {
     expect(await refused(run, makeRun('again', { scores: changed }))).toMatch(/^2 .*disagree about full/);
     const sparse = FIGURE_7.filter((s) => s.method !== 'full');
     expect(await refused(makeRun('no-full', { scores: sparse }))).toMatch(/^2 .*no task has scores of full/);
+    const torn = makeRun('torn', { scores: [{ ...FIGURE_7[0]!, score: 'high' as unknown as number }] });
+    expect(await refused(torn)).toMatch(/^2 .*score is "high" in the table.csv of .*torn/);
     expect(await refused(run, '--attention', join(folder, 'none.csv'))).toMatch(/^2 .*none.csv: ENOENT/);
     expect(readFileSync(join(run, 'table.csv'), 'utf8')).toContain('qasper');
   });

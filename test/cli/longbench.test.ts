@@ -1,6 +1,5 @@
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { parse } from 'csv-parse/sync';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { Prediction } from '../../eval/longbench_predictions.js';
@@ -217,7 +216,13 @@ describe.skipIf(!hasAddon)('quest longbench --sample', { timeout: 120_000 }, () 
     writeFileSync(join(out, 'predictions.jsonl'), text.replace('"answers":', '"answer":'));
     const refused = await run(['score', out]);
     expect(refused.code).toBe(2);
-    expect(refused.stderr).toMatch(/predictions\.jsonl, line 1: answers is nothing/);
+    expect(refused.stderr).toMatch(
+      /predictions\.jsonl, line 1: answers is nothing.*\nhint: the file was changed; run quest longbench/,
+    );
+    writeFileSync(join(out, 'predictions.jsonl'), text.split('\n').toSpliced(6, 1).join('\n'));
+    const torn = await run(['score', out]);
+    expect(torn.stderr).toMatch(/predictions\.jsonl lacks a prediction of samsum, row 0/);
+    expect(torn.code).toBe(2);
   });
 });
 

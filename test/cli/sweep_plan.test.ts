@@ -33,6 +33,12 @@ budget: [64, 128]
 page_size: 32
 `;
 
+/** A small file that would fill any memory. */
+const MANY_ALIASES = Array.from({ length: 9 }, (_, i) => {
+  const parts = Array.from({ length: 9 }, () => (i === 0 ? 'x' : `*a${i - 1}`));
+  return `${i === 8 ? 'task' : `a${i}`}: &a${i} [${parts.join(', ')}]`;
+}).join('\n');
+
 describe('the grid', () => {
   test('one unit per task, model, context and seed, with all methods and budgets', () => {
     const units = unitsOf(GRID);
@@ -72,7 +78,7 @@ describe('the grid', () => {
   test.each([
     ['task: passky', /no task "passky"/, /did you mean passkey/],
     ['task: [passkey, passkey]', /names the task passkey twice/, /once/],
-    ['tusk: passkey', /task: Invalid input/, /did you mean task instead of tusk/],
+    ['tusk: passkey', /task: a task's name, a list of names, or/, /did you mean task instead of tusk/],
     ['task: passkey\nbudgets: 64', /unknown key "budgets"/, /did you mean budget\?/],
     ['task: passkey\ndevice: cpu', /sets "device"/, /--devices/],
     ['task: {passkey: {out: x}}', /sets "out"/, /--out/],
@@ -84,6 +90,7 @@ describe('the grid', () => {
     ['task: passkey\nmodel: true', /model is true/, /value or a list/],
     ['task: {}', /names no task/, /example/],
     ['task: [', /not valid YAML/, /example/],
+    [MANY_ALIASES, /not valid YAML: Excessive alias count/, /example/],
     ['', /the file: /, /example/],
   ])('%s is refused', (yaml, message, hint) => {
     try {

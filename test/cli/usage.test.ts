@@ -197,6 +197,7 @@ describe('files that do not fit', () => {
     await refused(config('bugdet: 64\n'), 2, /run.yaml has an unknown key "bugdet"/, /did you mean budget\?/);
     await refused(config('context: long\n'), 2, /context in run.yaml is "long"/, /--context/);
     await refused(config('a: [\n'), 2, /not valid YAML/, /key: value/);
+    await refused(config('context: .inf\n'), 2, /context in .* is Infinity/, /--help/);
     const tagged = await quest(config('bugdet: !unknown 64\n'), { cwd: folder });
     expect(tagged.stderr).toMatch(/^error: .*unknown key "bugdet"\nhint: did you mean budget\?\n$/);
     await refused(

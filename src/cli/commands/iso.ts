@@ -45,7 +45,13 @@ function collectScores(runs: readonly ReportRun[]): IsoScore[] {
   for (const run of runs) {
     const get = cellReader(run.long);
     for (const row of run.long.rows.filter((one) => get(one, 'bucket') === 'all')) {
-      const number = (name: string) => (get(row, name) === '' ? undefined : Number(get(row, name)));
+      const number = (name: string): number | undefined => {
+        const text = get(row, name);
+        if (text === '' || Number.isFinite(Number(text))) return text === '' ? undefined : Number(text);
+        throw new QuestError('E_INPUT', `${name} is "${text}" in the table.csv of ${run.folder}`, {
+          hint: 'quest score writes it again from the predictions',
+        });
+      };
       const score: IsoScore = {
         task: get(row, 'task'),
         method: get(row, 'method'),

@@ -1,8 +1,8 @@
 /** The sweep's YAML file: tasks, axes of the grid, and options that its runs share. */
 import { readFileSync } from 'node:fs';
-import { parse, YAMLParseError } from 'yaml';
 import { z } from 'zod';
 import { QuestError } from '../../errors.js';
+import { parseYaml } from '../config.js';
 import { nearest } from '../suggest.js';
 
 /** The axes of the grid beside the task. Names are those of flags and config keys. */
@@ -45,6 +45,7 @@ export interface SweepFile {
   slurm: Readonly<Record<string, string | number | boolean>>;
 }
 
+const TASK_WANTED = "a task's name, a list of names, or names with options of their own are wanted";
 const EXAMPLE = 'see configs/sweep.yaml for an example';
 
 function refuseOwn(keys: Iterable<string>, file: string): void {
@@ -57,30 +58,25 @@ function refuseOwn(keys: Iterable<string>, file: string): void {
 
 /** Reads and checks the file; what its options may be is checked with the runs that have them. */
 export function readSweepFile(file: string): SweepFile {
-  let content: unknown;
+  let text: string;
   try {
-    content = parse(readFileSync(file, 'utf8'), { logLevel: 'error' });
+    text = readFileSync(file, 'utf8');
   } catch (cause) {
-    if (cause instanceof YAMLParseError)
-      throw new QuestError('E_SWEEP', `${file} is not valid YAML: ${cause.message.split('\n')[0]}`, {
-        hint: EXAMPLE,
-        cause,
-      });
     throw new QuestError(
       'E_SWEEP',
       `cannot read the sweep ${file}: ${(cause as NodeJS.ErrnoException).code}`,
-      {
-        hint: 'give the path of a YAML file',
-        cause,
-      },
+      { hint: 'give the path of a YAML file', cause },
     );
   }
+  const content = parseYaml(text, file, EXAMPLE);
   const { data, error } = fileSchema.safeParse(content);
   if (data === undefined) {
     const issue = error.issues[0]!;
     const keys = content !== null && typeof content === 'object' ? Object.keys(content) : [];
     const near = keys.includes('task') ? undefined : nearest('task', keys);
-    throw new QuestError('E_SWEEP', `${file}: ${issue.path.join('.') || 'the file'}: ${issue.message}`, {
+    const place = issue.path.join('.') || 'the file';
+    const problem = place === 'task' ? TASK_WANTED : issue.message;
+    throw new QuestError('E_SWEEP', `${file}: ${place}: ${problem}`, {
       hint: near === undefined ? EXAMPLE : `did you mean task instead of ${near}?`,
     });
   }
