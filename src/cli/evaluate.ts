@@ -25,6 +25,7 @@ import { clock, type Progress, startProgress } from './progress.js';
 import { kvTokenBytes, prefillFlops, roughRates } from './rough.js';
 import { checkRunMemory, loadModel, presetNote, runDevice } from './session.js';
 import type { Settings } from './settings.js';
+import { refuseSweepFolder } from './sweep/store.js';
 
 export interface Evaluation {
   context: CommandContext;
@@ -86,6 +87,7 @@ function checkFolder(folder: string): void {
   } catch (error) {
     throw outputError(error, folder);
   }
+  refuseSweepFolder(folder);
   ensureFolder(folder);
 }
 

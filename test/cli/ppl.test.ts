@@ -1,7 +1,6 @@
 /** quest ppl as a user runs it: Moby-Dick on a fresh machine, files, PG-19 books, interruptions, refusals. */
 import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { parse } from 'csv-parse/sync';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { hasShared, sharedDir } from '../support/shared.js';

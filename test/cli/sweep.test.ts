@@ -132,6 +132,23 @@ describe.runIf(hasAddon)('quest sweep on this machine', { timeout: 180_000 }, ()
     expect(readdirSync(out)).toEqual(['run.lock']);
   });
 
+  test('runs and sweeps are kept out of each other', async () => {
+    const before = readFileSync(join(reference, 'manifest.json'), 'utf8');
+    const run = await quest(['passkey', '--context', '600', '--samples', '1', '--out', reference]);
+    expect([run.code, run.stderr]).toEqual([2, expect.stringMatching(/reference holds a sweep/)]);
+    const bench = await quest(['bench', 'kernels', '--device', 'cpu', '--out', reference]);
+    expect([bench.code, bench.stderr]).toEqual([2, expect.stringMatching(/reference holds a sweep/)]);
+    expect(readFileSync(join(reference, 'manifest.json'), 'utf8')).toBe(before);
+    const unit = join(reference, 'units', readRows(reference)[0]!.unit!);
+    const table = readFileSync(join(unit, 'table.csv'), 'utf8');
+    const other = await sweep(unit);
+    expect([other.code, other.stderr]).toEqual([
+      2,
+      expect.stringMatching(/holds a run of its own \(plan.json\)/),
+    ]);
+    expect(readFileSync(join(unit, 'table.csv'), 'utf8')).toBe(table);
+  });
+
   test('Ctrl-C keeps what is finished', async () => {
     const out = join(place, 'interrupted');
     const running = sweep(out, file, {

@@ -15,6 +15,7 @@ import type { DeviceInfo } from '../../runtime/index.js';
 import type { CommandContext } from '../commands.js';
 import { writeManifest } from '../manifest.js';
 import { startProgress } from '../progress.js';
+import { refuseSweepFolder } from '../sweep/store.js';
 
 export type BenchCase = BenchRow['case'];
 export type BenchResult = BenchRow['result'];
@@ -56,6 +57,7 @@ export async function runBench<T>(
   const { settings, out, signal } = context;
   const started = new Date();
   const folder = benchFolder(context, plan);
+  refuseSweepFolder(folder);
   ensureFolder(folder);
   const unlock = lockFolder(folder);
   try {

@@ -3,6 +3,7 @@ import { existsSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { z } from 'zod';
 import { JOURNAL_NAME } from '../../../eval/journal.js';
+import { PLAN_NAME as RUN_PLAN_NAME } from '../../../eval/plan.js';
 import { QuestError } from '../../errors.js';
 import { ensureFolder, writeFileAtomic } from '../../report/files.js';
 import type { Unit } from './units.js';
@@ -56,9 +57,20 @@ export function readUnits(folder: string): Unit[] | undefined {
   return plan.units as Unit[];
 }
 
-/** Refuses a folder that holds another sweep. One that only grows, by units, methods or budgets, is welcome. */
+/** Refuses a sweep's folder to a single run, whose table would take the place of the merged one. */
+export function refuseSweepFolder(folder: string): void {
+  if (!existsSync(join(folder, PLAN_NAME))) return;
+  throw new QuestError('E_PLAN', `${folder} holds a sweep`, { hint: 'use another --out' });
+}
+
+/** Refuses a folder that holds a single run, or another sweep. One that only grows, by units, methods or budgets, is welcome. */
 export function checkSweepFolder(folder: string, units: readonly Unit[]): void {
   const before = readUnits(folder) ?? [];
+  const run = [RUN_PLAN_NAME, JOURNAL_NAME].find((name) => existsSync(join(folder, name)));
+  if (run !== undefined)
+    throw new QuestError('E_PLAN', `${folder} holds a run of its own (${run})`, {
+      hint: 'use another --out',
+    });
   const now = new Map(units.map((unit) => [unit.id, unit]));
   const cell = (c: Unit['cells'][number]) => `${c.method} ${c.budgetTokens ?? ''}`.trimEnd();
   for (const unit of before) {
