@@ -52,7 +52,7 @@ PageTable::~PageTable() {
 
 std::optional<PageCopy> PageTable::extend(int64_t n) {
   const int64_t want = (length_ + n + page_size_ - 1) / page_size_;
-  const bool copy = n > 0 && length_ % page_size_ != 0 && pool_->shared(pages_.back());
+  const bool copy = must_copy(n);
   std::vector<int32_t> fresh;
   fresh.reserve(static_cast<size_t>(want - static_cast<int64_t>(pages_.size()) + 1));
   pages_.reserve(static_cast<size_t>(want));
@@ -72,6 +72,16 @@ std::optional<PageCopy> PageTable::extend(int64_t n) {
   pages_.insert(pages_.end(), fresh.begin() + static_cast<std::ptrdiff_t>(next), fresh.end());
   length_ += n;
   return result;
+}
+
+int64_t PageTable::pages_to_extend(int64_t n) const {
+  return (length_ + n + page_size_ - 1) / page_size_ - static_cast<int64_t>(pages_.size()) + (must_copy(n) ? 1 : 0);
+}
+
+void PageTable::shrink(int64_t n) {
+  length_ -= n;
+  const auto left = static_cast<size_t>((length_ + page_size_ - 1) / page_size_);
+  for (; pages_.size() > left; pages_.pop_back()) pool_->release(pages_.back());
 }
 
 }  // namespace quest

@@ -51,8 +51,14 @@ class PageTable {
   // Makes room for n more tokens and counts them. When the open page was shared, its copy takes its place in the table and
   // the caller must copy the contents. Strong guarantee: on an exception nothing has changed.
   std::optional<PageCopy> extend(int64_t n);
+  // Pages that extend(n) would take from the pool.
+  int64_t pages_to_extend(int64_t n) const;
+  // Gives back the last n tokens, and the pages that then hold none.
+  void shrink(int64_t n);
 
  private:
+  bool must_copy(int64_t n) const { return n > 0 && length_ % page_size_ != 0 && pool_->shared(pages_.back()); }
+
   std::shared_ptr<PagePool> pool_;
   int page_size_;
   int64_t length_ = 0;

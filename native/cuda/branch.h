@@ -23,6 +23,9 @@ struct CudaBranch : Branch {
   bool first_step = false;  // the step under way is the first
   Buffer<int32_t> kept_tokens;
   Buffer<float> kept_scores;
+  // The lists as they were before a step that may be taken back; only while a generation runs ahead of the host.
+  Buffer<int32_t> saved_tokens;
+  Buffer<float> saved_scores;
   // H2O's starting scores [n_layers * n_kv_heads, max_context] of the first `summed` tokens: only while a prefill with
   // h2o_prefill collects them. Shared by forks, copied before a fork's own prefill adds to them.
   std::shared_ptr<Buffer<float>> column_sums;

@@ -7,6 +7,7 @@
 
 #include "core/requests.h"
 #include "cuda/forward.h"
+#include "cuda/generation.h"
 #include "cuda/memory_plan.h"
 
 namespace quest::cuda {
@@ -138,59 +139,14 @@ class CudaExecutor final : public Executor {
                                              const JobControl& job) override {
     std::lock_guard lock(running_);
     stream_.use();
-    std::vector<std::vector<int32_t>> out(branches.size());
-    std::vector<Sampler> samplers(branches.size(), Sampler(options.sampling));
-    const bool greedy_only = options.sampling.temperature <= 0;
-    std::vector<size_t> live;
-    std::vector<int32_t> next(branches.size());
-    for (size_t i = 0; i < branches.size(); ++i) {
-      auto& b = static_cast<CudaBranch&>(*branches[i]);
-      check_usable(b);
-      if (b.last_logits.empty()) throw Error("E_GENERATE", "there is nothing to continue: feed or prefill a token first");
-      check_room(spec_, b, std::max<int64_t>(0, options.max_tokens - 1));
-      live.push_back(i);
-      next[i] = greedy(b.last_logits);
+    std::vector<CudaBranch*> own;
+    for (Branch* b : branches) {
+      own.push_back(static_cast<CudaBranch*>(b));
+      check_usable(*b);
+      if (own.back()->last_logits.empty()) throw Error("E_GENERATE", "there is nothing to continue: feed or prefill a token first");
+      quest::check_room(spec_, *b, std::max<int64_t>(0, options.max_tokens - 1));
     }
-    // Greedy tokens come from the device; a branch's logits follow only when it stops.
-    for (int64_t step = 0; step < options.max_tokens && !live.empty(); ++step) {
-      std::vector<size_t> still;
-      for (size_t i : live) {
-        const int32_t id = greedy_only ? next[i] : samplers[i].next(static_cast<CudaBranch&>(*branches[i]).last_logits);
-        if (std::find(options.stop_ids.begin(), options.stop_ids.end(), id) != options.stop_ids.end()) continue;
-        out[i].push_back(id);
-        on_token(static_cast<int64_t>(i), id);
-        still.push_back(i);
-      }
-      live = std::move(still);
-      if (step + 1 == options.max_tokens) break;
-      // One pass reads one pool and leaves kLogitRows rows of logits.
-      std::stable_sort(live.begin(), live.end(), [&](size_t a, size_t b) { return pool_of(branches[a]) < pool_of(branches[b]); });
-      for (size_t begin = 0; begin < live.size();) {
-        size_t end = begin + 1;
-        while (end < live.size() && end - begin < static_cast<size_t>(kLogitRows) && pool_of(branches[live[end]]) == pool_of(branches[live[begin]])) ++end;
-        std::vector<CudaBranch*> stepping;
-        std::vector<int32_t> ids;
-        for (size_t j = begin; j < end; ++j) {
-          stepping.push_back(static_cast<CudaBranch*>(branches[live[j]]));
-          ids.push_back(out[live[j]].back());
-        }
-        forward_.step(stepping, ids, job);
-        for (size_t j = begin; j < end; ++j) {
-          const auto row = static_cast<int64_t>(j - begin);
-          next[live[j]] = ids[j - begin];
-          const bool stops = std::find(options.stop_ids.begin(), options.stop_ids.end(), ids[j - begin]) != options.stop_ids.end();
-          auto& last = stepping[static_cast<size_t>(row)]->last_logits;
-          if (!greedy_only || stops || step + 2 == options.max_tokens) {
-            forward_.fetch_logits(row, last);
-          } else {
-            last.clear();  // not the cache's any more; an interrupted generation must not be continued from them
-          }
-        }
-        begin = end;
-      }
-      job.report(step + 1, options.max_tokens);
-    }
-    return out;
+    return cuda::generate(forward_, own, options, on_token, job);
   }
 
  private:
@@ -205,12 +161,9 @@ class CudaExecutor final : public Executor {
     return DeviceWeights(spec, Weights::map(spec), stream);
   }
 
-  static const KvPool* pool_of(const Branch* b) { return static_cast<const CudaBranch*>(b)->pool.get(); }
-
   void check_append(const CudaBranch& b, std::span<const int32_t> ids) const {
     quest::check_append(spec_, b, ids);
-    const int64_t size = b.pages.page_size(), pages = (b.length() + static_cast<int64_t>(ids.size()) + size - 1) / size;
-    b.pool->check_room(pages - static_cast<int64_t>(b.pages.pages().size()));
+    if (!b.pool->has_room(b.pages.pages_to_extend(static_cast<int64_t>(ids.size())))) b.pool->refuse();
   }
 
   const ModelSpec spec_;

@@ -56,11 +56,16 @@ Forward::Forward(const ModelSpec& spec, const DeviceWeights& weights, cudaStream
   partials_.resize(sizes.partials);
   arrivals_.resize(sizes.arrivals);
   check(cudaMemsetAsync(arrivals_.get(), 0, arrivals_.size() * sizeof(unsigned), stream_), "memset");
-  small_host_.resize(3 * static_cast<size_t>(kMaxRows));
+  wanted_host_.resize(2 * static_cast<size_t>(kMaxRows));
+  for (Slot& slot : slots_) {
+    slot.next_ids.resize(static_cast<size_t>(kStepRows));
+    check(cudaEventCreateWithFlags(&slot.done, cudaEventDisableTiming), "cudaEventCreate");
+  }
 }
 
 Forward::~Forward() {
   forget_graphs();
+  for (Slot& slot : slots_) cudaEventDestroy(slot.done);
 }
 
 void Forward::synchronize(const char* what) { check(cudaStreamSynchronize(stream_), what); }
@@ -98,8 +103,9 @@ void Forward::project(int64_t rows, const float* norm, const void* in, const Dev
   if (silu) silu_mul({gate_up_.get(), out, rows, columns / 2, weights_.type}, launch_here());
 }
 
-// Makes room in the branches' page tables and lists, on the host and on the device.
-static void prepare_branch(const ModelSpec& spec, const Work& w, Pinned<int32_t>& staging, cudaStream_t stream) {
+// Makes room in a branch's page table and lists, on the host and on the device. Entries of the table pass through `staging`,
+// which is free again once the pass has run. Returns how many did.
+static size_t prepare_branch(const ModelSpec& spec, const Work& w, int32_t* staging, cudaStream_t stream) {
   CudaBranch& b = *w.branch;
   const auto rows = static_cast<int64_t>(w.ids.size());
   const int64_t base = b.length(), size = b.pages.page_size();
@@ -113,11 +119,8 @@ static void prepare_branch(const ModelSpec& spec, const Work& w, Pinned<int32_t>
   b.table.reserve(static_cast<size_t>((spec.max_context + size - 1) / size));
   const auto from = static_cast<size_t>(b.uploaded), count = pages.size() - from;
   if (count > 0) {
-    // One staging area for all branches: wait for the previous copy out of it.
-    check(cudaStreamSynchronize(stream), "page table");
-    staging.reserve(std::max<size_t>(count, 4096));
-    std::memcpy(staging.get(), pages.data() + from, count * sizeof(int32_t));
-    check(cudaMemcpyAsync(b.table.get() + from, staging.get(), count * sizeof(int32_t), cudaMemcpyHostToDevice, stream), "page table");
+    std::memcpy(staging, pages.data() + from, count * sizeof(int32_t));
+    check(cudaMemcpyAsync(b.table.get() + from, staging, count * sizeof(int32_t), cudaMemcpyHostToDevice, stream), "page table");
     b.uploaded = static_cast<int64_t>(pages.size());
   }
   if (w.column_sums) {
@@ -132,7 +135,7 @@ static void prepare_branch(const ModelSpec& spec, const Work& w, Pinned<int32_t>
     }
     b.summed += rows;
   }
-  if (w.prefill || !is_evictor(b)) return;
+  if (w.prefill || !is_evictor(b)) return count;
   b.first_step = b.kept == 0;
   if (b.first_step) {
     b.kept = base;
@@ -144,21 +147,34 @@ static void prepare_branch(const ModelSpec& spec, const Work& w, Pinned<int32_t>
     }
   }
   b.kept += rows;
+  return count;
 }
 
-static void finish_branch(CudaBranch& b, bool prefill) {
-  if (!prefill && is_evictor(b)) {
-    b.dropped = b.dropped || b.kept > b.method.budget_tokens;
-    b.kept = std::min(b.kept, b.method.budget_tokens);
-  }
-  b.first_step = false;
-  b.broken = false;
+// What a step changes of an evictor's lists, set aside before it and put back after it. `kept` is what the step read but its
+// own token: a list that was full then had dropped tokens, or was about to.
+static void save_lists(CudaBranch& b, cudaStream_t stream) {
+  const auto copy = [&](auto& to, const auto& from) {
+    to.reserve(from.size());
+    if (from.size() > 0) check(cudaMemcpyAsync(to.get(), from.get(), from.size() * sizeof(*from.get()), cudaMemcpyDeviceToDevice, stream), "kept tokens");
+  };
+  copy(b.saved_tokens, b.kept_tokens);
+  copy(b.saved_scores, b.kept_scores);
+}
+
+static void restore_lists(CudaBranch& b, int64_t kept, cudaStream_t stream) {
+  const auto copy = [&](auto& to, const auto& from) {
+    if (to.size() > 0) check(cudaMemcpyAsync(to.get(), from.get(), to.size() * sizeof(*to.get()), cudaMemcpyDeviceToDevice, stream), "kept tokens");
+  };
+  copy(b.kept_tokens, b.saved_tokens);
+  copy(b.kept_scores, b.saved_scores);
+  b.kept = kept;
+  b.dropped = kept < b.length();
 }
 
 // Sends the plan to the device. The host copy keeps its place, so that a captured graph sends each pass's own.
 void Forward::append(Pass& pass) {
-  check(cudaMemcpyAsync(plan_device_.get(), plan_host_.get(), pass.bytes, cudaMemcpyHostToDevice, stream_), "plan");
-  embed({reinterpret_cast<const int32_t*>(plan_device_.get() + pass.ids_at), weights_.embed, x_.get(), static_cast<int>(pass.n_rows),
+  check(cudaMemcpyAsync(plan_device_.get(), slots_[pass.slot].plan.get(), pass.bytes, cudaMemcpyHostToDevice, stream_), "plan");
+  embed({pass.fed ? next_ids_.get() : reinterpret_cast<const int32_t*>(plan_device_.get() + pass.ids_at), weights_.embed, x_.get(), static_cast<int>(pass.n_rows),
          static_cast<int>(spec_.hidden), weights_.type},
         launch_here());
 }
@@ -358,30 +374,33 @@ void Forward::enqueue_layers(Pass& pass, const JobControl* job) {
     }
   }
   if (!pass.rows.empty()) {
-    check(cudaMemcpyAsync(open_host_.get(), open_selected_.get(), pass.rows.size() * sizeof(int32_t), cudaMemcpyDeviceToHost, stream_),
+    check(cudaMemcpyAsync(slots_[pass.slot].open_selected.get(), open_selected_.get(), pass.rows.size() * sizeof(int32_t), cudaMemcpyDeviceToHost, stream_),
           "counters");
   }
 }
 
-// The greedy next token of every row; the logits stay in logits_.
+// The greedy next token of every row; the logits stay in the slot's part of logits_.
 void Forward::enqueue_step(Pass& pass) {
   const auto rows = static_cast<int>(pass.n_rows);
-  project(pass.n_rows, weights_.norm, x_.get(), {weights_.lm_head}, logits_.get(), spec_.vocab, spec_.hidden, Epilogue::fp32);
-  argmax({logits_.get(), next_ids_.get(), rows, static_cast<int>(spec_.vocab)}, launch_here());
-  check(cudaMemcpyAsync(small_host_.get(), next_ids_.get(), static_cast<size_t>(rows) * sizeof(int32_t), cudaMemcpyDeviceToHost, stream_), "next ids");
+  float* logits = logits_.get() + pass.slot * kStepRows * spec_.vocab;
+  project(pass.n_rows, weights_.norm, x_.get(), {weights_.lm_head}, logits, spec_.vocab, spec_.hidden, Epilogue::fp32);
+  argmax({logits, next_ids_.get(), rows, static_cast<int>(spec_.vocab)}, launch_here());
+  check(cudaMemcpyAsync(slots_[pass.slot].next_ids.get(), next_ids_.get(), static_cast<size_t>(rows) * sizeof(int32_t), cudaMemcpyDeviceToHost, stream_),
+        "next ids");
 }
 
-void Forward::fetch_logits(int64_t row, std::vector<float>& out) {
+void Forward::fetch_logits(const Step& step, size_t row, std::vector<float>& out) {
   out.resize(static_cast<size_t>(spec_.vocab));
   logits_host_.reserve(out.size());
-  check(cudaMemcpyAsync(logits_host_.get(), logits_.get() + row * spec_.vocab, out.size() * sizeof(float), cudaMemcpyDeviceToHost, stream_), "logits");
+  const float* logits = logits_.get() + (step.pass.slot * kStepRows + static_cast<int64_t>(row)) * spec_.vocab;
+  check(cudaMemcpyAsync(logits_host_.get(), logits, out.size() * sizeof(float), cudaMemcpyDeviceToHost, stream_), "logits");
   synchronize("logits");
   std::memcpy(out.data(), logits_host_.get(), out.size() * sizeof(float));
 }
 
 // Everything about a pass of single rows that its launches depend on, beside what the plan on the device says.
 static std::vector<int64_t> shape_of(const Pass& pass, bool greedy) {
-  std::vector<int64_t> key{pass.n_rows, greedy, pass.sinks, static_cast<int64_t>(reinterpret_cast<intptr_t>(pass.pool)),
+  std::vector<int64_t> key{pass.n_rows, greedy, pass.slot, pass.fed, pass.sinks, static_cast<int64_t>(reinterpret_cast<intptr_t>(pass.pool)),
                            static_cast<int64_t>(pass.bytes)};
   for (const LayerPlan& plan : pass.layers) {
     key.insert(key.end(), {plan.begin, plan.end});
@@ -392,9 +411,21 @@ static std::vector<int64_t> shape_of(const Pass& pass, bool greedy) {
   return key;
 }
 
+// What a pass that has been sent leaves of its evictors' lists.
+void Forward::settle(const Pass& pass) {
+  for (const Segment& s : pass.segments) {
+    CudaBranch& b = *s.branch;
+    b.first_step = false;
+    if (s.work->prefill || !is_evictor(b)) continue;
+    b.dropped = b.dropped || b.kept > b.method.budget_tokens;
+    b.kept = std::min(b.kept, b.method.budget_tokens);
+  }
+}
+
+// After a pass has run.
 void Forward::collect(Pass& pass) {
-  count_pass(spec_, pass, pass.rows.empty() ? nullptr : open_host_.get());
-  for (const Segment& s : pass.segments) finish_branch(*s.branch, s.work->prefill);
+  count_pass(spec_, pass, pass.rows.empty() ? nullptr : slots_[pass.slot].open_selected.get());
+  for (const Segment& s : pass.segments) s.branch->broken = !sent_.empty();  // the steps under way are of the same branches
 }
 
 // Final norm, logits of the rows that somebody wants, their likelihoods.
@@ -404,7 +435,7 @@ void Forward::logits(Pass& pass) {
     int64_t row;
   };
   std::vector<Wanted> wanted;
-  int32_t* staged = small_host_.get() + kMaxRows;  // rows, then targets
+  int32_t* staged = wanted_host_.get();
   for (const Segment& s : pass.segments) {
     const Work& w = *s.work;
     const bool all = w.logits || w.nll;
@@ -452,21 +483,21 @@ void Forward::logits(Pass& pass) {
   }
 }
 
-void Forward::launch_pass(Pass& pass, bool greedy, const JobControl& job) {
+void Forward::launch_pass(Pass& pass, bool greedy, const JobControl* job) {
   const bool single_rows = pass.n_rows == static_cast<int64_t>(pass.segments.size()) && pass.n_rows <= 16;
   const bool prefills = std::any_of(pass.segments.begin(), pass.segments.end(), [](const Segment& s) { return s.work->prefill; });
   const auto enqueue = [&](const JobControl* control) {
     enqueue_layers(pass, control);
     if (greedy) enqueue_step(pass);
   };
-  if (!graphs_ || !single_rows || prefills || pass.examined()) return enqueue(&job);
-  job.check();
+  if (!graphs_ || !single_rows || prefills || pass.examined()) return enqueue(job);
+  if (job) job->check();
   // Scratch grows in enqueue_rows, which a capture must not see: the first pass of a shape runs as it is, the second captures.
   const auto key = shape_of(pass, greedy);
   const auto found = graphs_by_shape_.find(key);
   if (found == graphs_by_shape_.end()) {
     graphs_by_shape_[key] = {nullptr};
-    return enqueue(&job);
+    return enqueue(job);
   }
   if (!found->second.exec) {
     cudaGraph_t graph = nullptr;
@@ -486,32 +517,42 @@ void Forward::launch_pass(Pass& pass, bool greedy, const JobControl& job) {
   check(cudaGraphLaunch(found->second.exec, stream_), "graph launch");
 }
 
-Pass Forward::begin(std::span<Work> works) {
+Pass Forward::begin(std::span<Work> works, int slot_index, bool fed) {
+  Slot& slot = slots_[slot_index];
   std::vector<int64_t> bases;
   bool sinks = false;
+  size_t entries = 0;  // of page tables that may have to be sent: all that are new, and the open page where it was copied
+  for (const Work& w : works) {
+    const auto& b = *w.branch;
+    entries += b.pages.pages().size() - static_cast<size_t>(b.uploaded) + static_cast<size_t>(b.pages.pages_to_extend(static_cast<int64_t>(w.ids.size()))) + 1;
+  }
+  slot.tables.reserve(std::max<size_t>(entries, 4096));
+  size_t staged = 0;
   for (const Work& w : works) {
     bases.push_back(w.branch->length());
     sinks = sinks || (!w.prefill && w.branch->method.method == Method::streaming);
-    prepare_branch(spec_, w, table_host_, stream_);
+    staged += prepare_branch(spec_, w, slot.tables.get() + staged, stream_);
   }
   if (sinks) q_sinks_.reserve(static_cast<size_t>(kMaxRows * spec_.n_heads * spec_.head_dim));
   Pass pass = plan_pass(spec_, works, bases);
-  if (pass.bytes > plan_host_.size()) {
+  pass.slot = slot_index;
+  pass.fed = fed;
+  // The slot's own copies are free to go, whatever the other slot's step still reads and writes.
+  const auto grow = [&](auto& buffer, size_t n) {
+    if (n <= buffer.size()) return;
     synchronize("plan");
-    plan_host_.resize(pass.bytes * 2);
-    plan_device_.resize(pass.bytes * 2);
+    buffer.resize(2 * n);
     forget_graphs();
-  }
-  if (pass.rows.size() > open_selected_.size()) {
-    synchronize("plan");
-    open_selected_.resize(2 * pass.rows.size());
-    open_host_.resize(2 * pass.rows.size());
-    forget_graphs();
-  }
-  std::memcpy(plan_host_.get() + pass.ids_at, pass.ids.data(), pass.ids.size() * sizeof(int32_t));
-  std::memcpy(plan_host_.get() + pass.tasks_at, pass.tasks.data(), pass.tasks.size() * sizeof(AppendTask));
-  if (!pass.rows.empty()) std::memcpy(plan_host_.get() + pass.rows_at, pass.rows.data(), pass.rows.size() * sizeof(DecodeRow));
-  if (!pass.top_rows.empty()) std::memcpy(plan_host_.get() + pass.top_rows_at, pass.top_rows.data(), pass.top_rows.size() * sizeof(DecodeRow));
+  };
+  grow(slot.plan, pass.bytes);
+  grow(plan_device_, pass.bytes);
+  grow(slot.open_selected, pass.rows.size());
+  grow(open_selected_, pass.rows.size());
+  unsigned char* plan = slot.plan.get();
+  std::memcpy(plan + pass.ids_at, pass.ids.data(), pass.ids.size() * sizeof(int32_t));
+  std::memcpy(plan + pass.tasks_at, pass.tasks.data(), pass.tasks.size() * sizeof(AppendTask));
+  if (!pass.rows.empty()) std::memcpy(plan + pass.rows_at, pass.rows.data(), pass.rows.size() * sizeof(DecodeRow));
+  if (!pass.top_rows.empty()) std::memcpy(plan + pass.top_rows_at, pass.top_rows.data(), pass.top_rows.size() * sizeof(DecodeRow));
   return pass;
 }
 
@@ -523,9 +564,10 @@ void Forward::forget_graphs() {
 }
 
 void Forward::run(std::span<Work> works, const JobControl& job) {
-  Pass pass = begin(works);
+  Pass pass = begin(works, 0, false);
   try {
-    launch_pass(pass, false, job);
+    launch_pass(pass, false, &job);
+    settle(pass);
     logits(pass);
     synchronize("forward pass");
   } catch (...) {
@@ -535,22 +577,56 @@ void Forward::run(std::span<Work> works, const JobControl& job) {
   collect(pass);
 }
 
-void Forward::step(std::span<CudaBranch* const> branches, std::span<int32_t> ids, const JobControl& job) {
-  std::vector<Work> works(branches.size());
+void Forward::send(std::span<CudaBranch* const> branches, std::span<const int32_t> ids) {
+  const bool fed = ids.empty();
+  Step step;
+  step.ids.assign(ids.begin(), ids.end());
+  step.ids.resize(branches.size());
+  step.works.resize(branches.size());
   for (size_t i = 0; i < branches.size(); ++i) {
-    works[i].branch = branches[i];
-    works[i].ids = ids.subspan(i, 1);
+    step.works[i].branch = branches[i];
+    step.works[i].ids = std::span(step.ids).subspan(i, 1);
+    if (fed && is_evictor(*branches[i])) save_lists(*branches[i], stream_);
   }
-  Pass pass = begin(works);
-  try {
-    launch_pass(pass, true, job);
-    synchronize("decode step");
-  } catch (...) {
-    cudaStreamSynchronize(stream_);
-    throw;
+  const int slot = sent_.empty() ? 0 : 1 - sent_.back().pass.slot;
+  step.pass = begin(step.works, slot, fed);
+  launch_pass(step.pass, true, nullptr);  // a step is short, and never cut in half
+  check(cudaEventRecord(slots_[slot].done, stream_), "decode step");
+  settle(step.pass);
+  sent_.push_back(std::move(step));
+}
+
+Step Forward::receive() {
+  Step step = std::move(sent_.front());
+  const Slot& slot = slots_[step.pass.slot];
+  check(cudaEventSynchronize(slot.done), "decode step");
+  sent_.pop_front();
+  for (const Segment& s : step.pass.segments) step.before.push_back(s.branch->counters);
+  collect(step.pass);
+  std::copy_n(slot.next_ids.get(), step.ids.size(), step.ids.begin());
+  return step;
+}
+
+void Forward::take_back(const Step& step, size_t row) {
+  const Segment& s = step.pass.segments[row];
+  CudaBranch& b = *s.branch;
+  b.counters = step.before[row];
+  b.pages.shrink(1);
+  b.uploaded = std::min(b.uploaded, static_cast<int64_t>(b.pages.pages().size()));
+  const auto in_open_page = static_cast<int>(s.base % b.pages.page_size());
+  if (in_open_page > 0) {  // the token's key has widened the page's bounds
+    page_bounds({b.pool->kv(0), b.pool->metadata(0), b.pool->kv_stride(), b.pool->metadata_stride(), static_cast<int>(spec_.n_layers),
+                 static_cast<int>(spec_.n_kv_heads), static_cast<int>(spec_.head_dim), b.pages.page_size(), b.pool->capacity(), b.pages.pages().back(),
+                 in_open_page, weights_.type},
+                launch_here());
   }
-  collect(pass);
-  for (size_t i = 0; i < ids.size(); ++i) ids[i] = small_host_[i];
+  if (is_evictor(b)) restore_lists(b, s.kept - 1, stream_);
+  synchronize("taking a step back");
+}
+
+void Forward::abandon() {
+  cudaStreamSynchronize(stream_);  // nothing may still read the plans when the next pass writes them
+  sent_.clear();
 }
 
 }  // namespace quest::cuda

@@ -5,6 +5,7 @@
 // that: lengths, page tables, page lists and budgets are device data, so the graph does not change from token to token.
 #pragma once
 
+#include <deque>
 #include <map>
 #include <span>
 #include <vector>
@@ -20,6 +21,16 @@ namespace quest::cuda {
 constexpr int64_t kMaxRows = 2048;       // rows of one pass
 constexpr int64_t kMaxDecodeRows = 512;  // of them read one by one (sparse, or single steps)
 constexpr int64_t kLogitRows = 64;       // logits of this many rows are in memory at a time
+constexpr int kSlots = 2;                // steps under way at a time
+constexpr int64_t kStepRows = kLogitRows / kSlots;
+
+// Decode steps of several branches at once, one row each.
+struct Step {
+  std::vector<Work> works;
+  std::vector<int32_t> ids;  // sent: the tokens appended, if the host knows them; received: the greedy next tokens
+  std::vector<Counters> before;
+  Pass pass;
+};
 
 class Forward {
  public:
@@ -32,10 +43,18 @@ class Forward {
   // one row each. When it throws, the branches of the pass are left broken.
   void run(std::span<Work> works, const JobControl& job);
 
-  // One row per branch, at most kLogitRows: appends ids[i] to branches[i] and writes the greedy next token to ids[i].
-  void step(std::span<CudaBranch* const> branches, std::span<int32_t> ids, const JobControl& job);
-  // Logits of row i of the last step.
-  void fetch_logits(int64_t row, std::vector<float>& out);
+  // Sends a step of at most kStepRows branches to the GPU and does not wait for it: appends ids[i] to branches[i], or without
+  // ids what the step before, of the same branches and still under way, chooses. At most kSlots steps are under way.
+  void send(std::span<CudaBranch* const> branches, std::span<const int32_t> ids);
+  size_t under_way() const { return sent_.size(); }
+  // Waits for the oldest step.
+  Step receive();
+  // Logits of a row of the received step, until kSlots more are sent.
+  void fetch_logits(const Step& step, size_t row, std::vector<float>& out);
+  // Undoes a row of the received step, whose token nobody wanted after all: only of a step without ids, the last one sent.
+  void take_back(const Step& step, size_t row);
+  // After an error: waits for what is under way and leaves its branches broken.
+  void abandon();
 
   // Before a pool is freed: captured graphs hold its addresses.
   void forget_graphs();
@@ -54,8 +73,9 @@ class Forward {
   void examine_rows(Pass& pass, const RowGroup& group, int64_t layer, int64_t begin, int64_t count, int64_t list_stride);
   void project(int64_t rows, const float* norm, const void* in, const DeviceMatrix& weight, void* out, int64_t n, int64_t k, Epilogue epilogue);
   void enqueue_step(Pass& pass);
-  void launch_pass(Pass& pass, bool greedy, const JobControl& job);
-  Pass begin(std::span<Work> works);
+  void launch_pass(Pass& pass, bool greedy, const JobControl* job);
+  Pass begin(std::span<Work> works, int slot, bool fed);
+  void settle(const Pass& pass);
   void collect(Pass& pass);
   void logits(Pass& pass);
   void synchronize(const char* what);
@@ -83,12 +103,17 @@ class Forward {
   Buffer<int32_t> lists_, open_selected_, tops_;
   Buffer<unsigned> arrivals_;
 
-  // The plan of a pass, on both sides.
-  Pinned<unsigned char> plan_host_;
+  // What passes between the host and one pass on the GPU. The next pass has the other slot: its plan is written while this
+  // one runs. Passes that are waited for use the first.
+  struct Slot {
+    Pinned<unsigned char> plan;
+    Pinned<int32_t> tables, next_ids, open_selected;
+    cudaEvent_t done = nullptr;
+  };
+  Slot slots_[kSlots];
+  std::deque<Step> sent_;
   Buffer<unsigned char> plan_device_;
-  Pinned<int32_t> small_host_;  // [3, kMaxRows]: next ids; rows wanted by logits(); their targets
-  Pinned<int32_t> open_host_;
-  Pinned<int32_t> table_host_;
+  Pinned<int32_t> wanted_host_;  // [2, kMaxRows]: rows wanted by logits(); their targets
   Pinned<float> logits_host_;
   Pinned<int32_t> lists_host_;
   Pinned<float> shares_host_;

@@ -104,6 +104,19 @@ struct AppendParams {
 };
 void rope_append(const AppendParams&, const Launch&);
 
+// The metadata of one page's first tokens, in every layer.
+struct PageBoundsParams {
+  const void* kv;  // of layer 0, as above
+  void* metadata;
+  int64_t kv_stride, metadata_stride;  // from layer to layer
+  int n_layers, n_kv_heads, head_dim, page_size;
+  int64_t pages;    // capacity
+  int32_t page;     // physical
+  int count;        // its tokens, at least 1
+  Half type;
+};
+void page_bounds(const PageBoundsParams&, const Launch&);
+
 struct PrefillParams {
   const void* q;  // [rows, ...] half, rotated; row i sits at position base + i and sees the keys up to itself
   int64_t q_stride;

@@ -29,13 +29,11 @@ KvPool::KvPool(const ModelSpec& spec, int page_size, int64_t most_tokens)
   kv_.resize(static_cast<size_t>(n_layers_ * pages_ * page_elements_));
   metadata_.resize(static_cast<size_t>(n_layers_ * pages_ * metadata_elements_));
   pool_ = std::make_shared<PagePool>([capacity = pages_, page_size, numbers = numbers_](int32_t id) {
-    if (id >= capacity) refuse(capacity * page_size, numbers);
+    if (id >= capacity) quest::cuda::refuse(capacity * page_size, numbers);
   });
 }
 
-void KvPool::check_room(int64_t n) const {
-  if (pool_->in_use() + n > pages_) refuse(pages_ * page_size_, numbers_);
-}
+void KvPool::refuse() const { quest::cuda::refuse(pages_ * page_size_, numbers_); }
 
 void KvPool::copy_page(const PageCopy& copy, cudaStream_t stream) const {
   // The page's keys and values lie together in a layer (one copy per layer: a 2D copy's pitch is limited to 2 GiB); its

@@ -21,10 +21,14 @@ class KvPool {
   int64_t capacity() const { return pages_; }
   const std::shared_ptr<PagePool>& pages() const { return pool_; }
 
-  void* kv(int64_t layer) const { return kv_.get() + layer * pages_ * page_elements_; }
-  void* metadata(int64_t layer) const { return metadata_.get() + layer * pages_ * metadata_elements_; }
-  // Throws Error E_GPU_MEMORY when fewer than n pages are free, so that a long prefill is refused before it starts.
-  void check_room(int64_t n) const;
+  void* kv(int64_t layer) const { return kv_.get() + layer * kv_stride(); }
+  void* metadata(int64_t layer) const { return metadata_.get() + layer * metadata_stride(); }
+  // From one layer's to the next one's, in elements.
+  int64_t kv_stride() const { return pages_ * page_elements_; }
+  int64_t metadata_stride() const { return pages_ * metadata_elements_; }
+  // Whether n pages are free, so that a long prefill is refused before it starts.
+  bool has_room(int64_t n) const { return pool_->in_use() + n <= pages_; }
+  [[noreturn]] void refuse() const;  // throws Error E_GPU_MEMORY
   void copy_page(const PageCopy& copy, cudaStream_t stream) const;
 
  private:

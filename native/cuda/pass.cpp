@@ -130,7 +130,7 @@ Pass plan_pass(const ModelSpec& spec, std::span<Work> works, std::span<const int
   for (size_t i = 0; i < works.size(); ++i) {
     Work& w = works[i];
     const auto rows = static_cast<int64_t>(w.ids.size());
-    pass.segments.push_back({&w, w.branch, pass.n_rows, rows, bases[i]});
+    pass.segments.push_back({&w, w.branch, pass.n_rows, rows, bases[i], w.branch->kept});
     pass.ids.insert(pass.ids.end(), w.ids.begin(), w.ids.end());
     const bool streaming = !w.prefill && w.branch->method.method == Method::streaming;
     pass.sinks = pass.sinks || streaming;
@@ -207,7 +207,7 @@ void count_pass(const ModelSpec& spec, const Pass& pass, const int32_t* open_sel
           break;
         }
         case Reading::evictor:
-          tokens = s.branch->kept;
+          tokens = s.kept;
           attended_pages = std::min(pages, pages_of(tokens, size));  // at least this many: kept tokens may be scattered
           break;
       }

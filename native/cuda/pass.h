@@ -30,6 +30,7 @@ struct Segment {
   Work* work;
   CudaBranch* branch;
   int64_t row0, rows, base;
+  int64_t kept;  // evictors: tokens that the row reads
 };
 
 // A row read by the decode kernels.
@@ -78,6 +79,8 @@ struct Pass {
   std::vector<DecodeRow> top_rows;  // beside rows where recall is measured: selectors of each row's top tokens
   std::vector<int32_t> ids;
   int64_t n_rows = 0;
+  int slot = 0;       // of the host's copies, see Forward::Slot
+  bool fed = false;   // the ids are those that the step before left on the device
   bool sinks = false;
   bool traced = false;    // some work wants its page lists
   bool recalled = false;  // some work wants its recall

@@ -7,6 +7,7 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <deque>
 #include <memory>
 #include <utility>
 #include <vector>
@@ -152,11 +153,26 @@ struct Operation {
 using Recording = std::vector<Operation>;
 std::unique_ptr<Recording> recording;
 
+// Work waits here until somebody synchronises, as late as a GPU may run it: host memory that is written too early or read too
+// late shows. One stream is all there is.
+std::deque<std::function<void()>> waiting;
+uint64_t sent = 0, performed = 0;
+
+void perform_until(uint64_t mark) {
+  for (; performed < mark; ++performed) {
+    const auto f = std::move(waiting.front());
+    waiting.pop_front();
+    f();
+  }
+}
+void perform_all() { perform_until(sent); }
+
 void perform(std::function<void()> f) {
   if (recording) {
     recording->push_back({std::move(f)});
   } else {
-    f();
+    waiting.push_back(std::move(f));
+    ++sent;
   }
 }
 
@@ -233,6 +249,9 @@ void launch(cudaStream_t, dim3 grid, unsigned threads, size_t shared_bytes, std:
 
 // The runtime calls that the backend makes, on host memory. Fresh memory is full of NaN.
 using quest::cuda::emulation::perform;
+using quest::cuda::emulation::perform_all;
+using quest::cuda::emulation::perform_until;
+using quest::cuda::emulation::sent;
 using quest::cuda::emulation::recording;
 using quest::cuda::emulation::Recording;
 
@@ -245,6 +264,7 @@ cudaError_t cudaMalloc(void** p, size_t n) {
   return cudaSuccess;
 }
 cudaError_t cudaFree(void* p) {
+  perform_all();
   std::free(p);
   return cudaSuccess;
 }
@@ -260,6 +280,7 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t n, cudaMemcpyKind
   return cudaSuccess;
 }
 cudaError_t cudaMemcpy(void* to, const void* from, size_t n, cudaMemcpyKind) {
+  perform_all();
   std::memcpy(to, from, n);
   return cudaSuccess;
 }
@@ -275,6 +296,7 @@ cudaError_t cudaMemsetAsync(void* p, int v, size_t n, cudaStream_t) {
   return cudaSuccess;
 }
 cudaError_t cudaMemset(void* p, int v, size_t n) {
+  perform_all();
   std::memset(p, v, n);
   return cudaSuccess;
 }
@@ -283,15 +305,27 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t* s, unsigned) {
   return cudaSuccess;
 }
 cudaError_t cudaStreamDestroy(cudaStream_t) { return cudaSuccess; }
-cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
-cudaError_t cudaDeviceSynchronize() { return cudaSuccess; }
-cudaError_t cudaEventCreateWithFlags(cudaEvent_t* e, unsigned) {
-  *e = nullptr;
+cudaError_t cudaStreamSynchronize(cudaStream_t) {
+  perform_all();
   return cudaSuccess;
 }
-cudaError_t cudaEventDestroy(cudaEvent_t) { return cudaSuccess; }
-cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t) { return cudaSuccess; }
-cudaError_t cudaEventSynchronize(cudaEvent_t) { return cudaSuccess; }
+cudaError_t cudaDeviceSynchronize() { return cudaStreamSynchronize(nullptr); }
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* e, unsigned) {
+  *e = reinterpret_cast<cudaEvent_t>(new uint64_t(0));
+  return cudaSuccess;
+}
+cudaError_t cudaEventDestroy(cudaEvent_t e) {
+  delete reinterpret_cast<uint64_t*>(e);
+  return cudaSuccess;
+}
+cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t) {
+  *reinterpret_cast<uint64_t*>(e) = sent;
+  return cudaSuccess;
+}
+cudaError_t cudaEventSynchronize(cudaEvent_t e) {
+  perform_until(*reinterpret_cast<uint64_t*>(e));
+  return cudaSuccess;
+}
 cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned) { return cudaSuccess; }
 cudaError_t cudaGetLastError() { return cudaSuccess; }
 const char* cudaGetErrorString(cudaError_t) { return "emulated error"; }
@@ -338,7 +372,7 @@ cudaError_t cudaGraphExecDestroy(cudaGraphExec_t g) {
   return cudaSuccess;
 }
 cudaError_t cudaGraphLaunch(cudaGraphExec_t g, cudaStream_t) {
-  for (const auto& op : *reinterpret_cast<Recording*>(g)) op.run();
+  for (const auto& op : *reinterpret_cast<Recording*>(g)) perform(op.run);  // copied: the graph may be gone by then
   return cudaSuccess;
 }
 
