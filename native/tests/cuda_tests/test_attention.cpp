@@ -357,4 +357,47 @@ TEST(RopeAppend, AgainstReference) {
   }
 }
 
+TEST(PageBounds, OfTheFirstTokens) {
+  QUEST_NEEDS_GPU();
+  struct Case {
+    int tokens, kv_heads, d, page_size;
+  };
+  for (Half type : {Half::fp16, Half::bf16}) {
+    for (const Case& c : {Case{37, 2, 128, 16}, Case{5, 1, 32, 4}, Case{300, 3, 96, 128}, Case{3, 2, 64, 1}, Case{64, 1, 64, 32}}) {
+      Random random(static_cast<unsigned>(c.tokens));
+      const Cache cache(random, c.tokens, c.kv_heads, c.d, c.page_size, type);
+      auto two_layers = cache.kv.host();  // the second has the first's keys with their signs turned
+      for (size_t i = 0; i < cache.kv.n; ++i) two_layers.push_back(two_layers[i] ^ 0x8000u);
+      const Array<uint16_t> kv(two_layers);
+      const std::vector<uint16_t> poison(2 * cache.metadata.n, 0xffff);
+      for (int logical = 0; logical < cache.pages; ++logical) {
+        const int first = logical * c.page_size, there = std::min(c.page_size, c.tokens - first);
+        const int32_t page = cache.table[static_cast<size_t>(logical)];
+        for (int count : {1, (there + 1) / 2, there}) {
+          Array<uint16_t> metadata(poison);
+          page_bounds({kv.get(), metadata.get(), static_cast<int64_t>(cache.kv.n), static_cast<int64_t>(cache.metadata.n), 2, c.kv_heads, c.d, c.page_size,
+                       cache.capacity, page, count, type},
+                      {});
+          auto want = poison;  // nothing but the page's bounds is written
+          for (int h = 0; h < c.kv_heads; ++h) {
+            for (int i = 0; i < c.d; ++i) {
+              double low = 1e30, high = -1e30;
+              for (int t = first; t < first + count; ++t) {
+                low = std::min(low, cache.keys[cache.index(h, t, i)]);
+                high = std::max(high, cache.keys[cache.index(h, t, i)]);
+              }
+              const auto half = [&](double x) { return to_half(static_cast<float>(x), type); };
+              want[cache.bound(h, page, 0, i)] = half(low);
+              want[cache.bound(h, page, 1, i)] = half(high);
+              want[cache.metadata.n + cache.bound(h, page, 0, i)] = half(-high);
+              want[cache.metadata.n + cache.bound(h, page, 1, i)] = half(-low);
+            }
+          }
+          ASSERT_EQ(metadata.host(), want) << c.tokens << " tokens, page " << logical << ", " << count;
+        }
+      }
+    }
+  }
+}
+
 }  // namespace quest::cuda::test
