@@ -36,7 +36,7 @@ if (options.includes('--json') || options.includes('--only')) {
   });
   const { results } = JSON.parse(stdout);
   // The best repetition: a limit is what the machine can do when nothing disturbs it.
-  const best = (name) => results.find((r) => r.name.startsWith(name)).max;
+  const best = (name) => results.find((r) => r.name.startsWith(name)).best;
   const { benchModel, printModel } = await import('./bench_model.js');
   printModel(await benchModel({ readGbPerS: best('read bandwidth'), gflopPerS: best('multiply-add') }));
 }

@@ -16,6 +16,7 @@
 
 #include "bench/cpu_cases.h"
 #include "bench/cpu_peak.h"
+#include "core/bench.h"
 #include "cpu/linear.h"
 
 namespace quest::cpu {
@@ -31,8 +32,9 @@ struct Options {
 struct Result {
   std::string name;
   const char* unit;
-  double median, low, high;  // of the repetitions
-  double percent;            // of the bandwidth or the peak; negative: not compared
+  double median, best;  // of the repetitions
+  double noise_pct;
+  double percent;  // of the bandwidth or the peak; negative: not compared
   const char* percent_of;
 };
 
@@ -49,17 +51,16 @@ class Bench {
   template <typename Run>
   double measure(const std::string& name, const char* unit, double amount, double limit, const char* limit_name, Run run) {
     using Clock = std::chrono::steady_clock;
-    run();
-    std::vector<double> rates;
-    const auto start = Clock::now();
-    do {
+    TimingRules rules;
+    rules.min_repeats = 5;
+    rules.max_seconds = options_.seconds;
+    const KernelTime t = repeat_until_steady(rules, {}, [&] {
       const auto before = Clock::now();
       run();
-      rates.push_back(amount / std::chrono::duration<double>(Clock::now() - before).count() / 1e9);
-    } while (rates.size() < 5 || (rates.size() < 1000 && std::chrono::duration<double>(Clock::now() - start).count() < options_.seconds));
-    std::sort(rates.begin(), rates.end());
-    const double median = rates[rates.size() / 2];
-    results_.push_back({name, unit, median, rates.front(), rates.back(), limit > 0 ? 100 * median / limit : -1, limit_name});
+      return std::chrono::duration<double, std::micro>(Clock::now() - before).count();
+    });
+    const double median = amount / t.median_us / 1e3;
+    results_.push_back({name, unit, median, amount / t.best_us / 1e3, t.noise_pct, limit > 0 ? 100 * median / limit : -1, limit_name});
     if (!options_.json) print(results_.back());
     return median;
   }
@@ -71,7 +72,7 @@ class Bench {
 
  private:
   static void print(const Result& r) {
-    std::printf("%-44s %9.1f %-8s %8.1f .. %-8.1f", r.name.c_str(), r.median, r.unit, r.low, r.high);
+    std::printf("%-44s %9.1f %-8s +-%4.1f%%, best %8.1f", r.name.c_str(), r.median, r.unit, r.noise_pct, r.best);
     if (r.percent >= 0) std::printf(" %5.0f%% of %s", r.percent, r.percent_of);
     std::printf("\n");
     std::fflush(stdout);
@@ -238,8 +239,8 @@ void print_json(const Bench& bench, int threads) {
   std::printf("{\n  \"simd\": \"%s\",\n  \"threads\": %d,\n  \"results\": [\n", bench.kernels().name, threads);
   for (size_t i = 0; i < bench.results().size(); ++i) {
     const Result& r = bench.results()[i];
-    std::printf("    {\"name\": \"%s\", \"unit\": \"%s\", \"median\": %.4g, \"min\": %.4g, \"max\": %.4g", r.name.c_str(),
-                r.unit, r.median, r.low, r.high);
+    std::printf("    {\"name\": \"%s\", \"unit\": \"%s\", \"median\": %.4g, \"best\": %.4g, \"noise_pct\": %.4g", r.name.c_str(),
+                r.unit, r.median, r.best, r.noise_pct);
     if (r.percent >= 0) std::printf(", \"percent\": %.1f, \"percent_of\": \"%s\"", r.percent, r.percent_of);
     std::printf("}%s\n", i + 1 < bench.results().size() ? "," : "");
   }
@@ -249,7 +250,7 @@ void print_json(const Bench& bench, int threads) {
 int run(const Options& options) {
   Bench bench(options);
   if (!options.json) {
-    std::printf("simd %s, %d threads; median, lowest and highest rate of the repetitions\n\n", bench.kernels().name,
+    std::printf("simd %s, %d threads; median rate, its noise and the best of the repetitions\n\n", bench.kernels().name,
                 bench.pool().threads());
   }
   const double bandwidth = bench_bandwidth(bench);

@@ -1,12 +1,11 @@
-// Times the GPU kernels and whole decode steps, as CUDA graphs with cold L2, and prints a table.
+// What `quest bench kernels` has no row for: the variants of kernels beside each other (fused and in a chain, own product and
+// cuBLAS, int4, ways to cut attention into blocks). Timed as there, by time_graph in cuda/bench.h.
 //
-//   quest_cuda_bench [attention] [gemv] [int4] [gemm] [prefill] [sweep] [e2e] [e2e-short] [e2e-int4]   the first five when none is named
+//   quest_cuda_bench [attention] [gemv] [int4] [gemm] [prefill] [sweep]   all but the last when none is named
 //
-// Attention runs over several copies of a layer in turn, so that no cache line of one is left from the last time. Times are
-// the median of repeats of a graph, divided by the copies in it; the spread is (maximum - minimum) / median. Percentages are
-// of the read bandwidth measured in the same run.
+// Attention runs over several copies of a layer in turn, so that no cache line of one is left from the last time. Percentages
+// are of the read bandwidth measured in the same run.
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
 #include <cstring>
 #include <functional>
@@ -15,8 +14,8 @@
 #include <string>
 #include <vector>
 
+#include "cuda/bench.h"
 #include "cuda/blas.h"
-#include "cuda/forward.h"
 #include "cuda/int4.h"
 
 using namespace quest;
@@ -30,46 +29,13 @@ cudaStream_t stream = nullptr;
 bool overlap = true, clusters = true;
 Launch here() { return {stream, overlap}; }
 
-struct Timing {
-  double us, spread;
-};
+// Time of one unit of `work`, which enqueues `units` of them.
+KernelTime time_units(int units, const std::function<void()>& work) { return time_graph(stream, units, {}, {}, work); }
 
-// Median time of one unit of `work`, which enqueues `units` of them.
-Timing time_graph(int units, const std::function<void()>& work, int repeats = 15) {
-  work();
-  check(cudaStreamSynchronize(stream), "warm-up");
-  cudaGraph_t graph;
-  cudaGraphExec_t exec;
-  check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "capture");
-  work();
-  check(cudaStreamEndCapture(stream, &graph), "capture");
-  check(cudaGraphInstantiate(&exec, graph, 0), "instantiate");
-  cudaEvent_t begin, end;
-  cudaEventCreate(&begin);
-  cudaEventCreate(&end);
-  std::vector<double> times;
-  for (int i = 0; i < repeats + 2; ++i) {
-    cudaEventRecord(begin, stream);
-    check(cudaGraphLaunch(exec, stream), "graph");
-    cudaEventRecord(end, stream);
-    check(cudaEventSynchronize(end), "graph");
-    float ms = 0;
-    cudaEventElapsedTime(&ms, begin, end);
-    if (i >= 2) times.push_back(ms * 1000.0 / units);
-  }
-  cudaGraphExecDestroy(exec);
-  cudaGraphDestroy(graph);
-  cudaEventDestroy(begin);
-  cudaEventDestroy(end);
-  std::sort(times.begin(), times.end());
-  const double median = times[times.size() / 2];
-  return {median, (times.back() - times.front()) / median};
-}
-
-void print(const char* what, const std::string& shape, Timing t, double bytes, double flops = 0) {
-  std::printf("%-28s %-44s %9.2f us  +-%4.1f%%", what, shape.c_str(), t.us, 100 * t.spread);
-  if (bytes > 0) std::printf("  %8.1f MB  %6.1f%% of read bandwidth", bytes / 1e6, 100 * bytes / t.us * 1e6 / read_bandwidth);
-  if (flops > 0) std::printf("  %6.0f TFLOP/s", flops / t.us / 1e6);
+void print(const char* what, const std::string& shape, KernelTime t, double bytes, double flops = 0) {
+  std::printf("%-28s %-44s %9.2f us  +-%4.1f%%", what, shape.c_str(), t.median_us, t.noise_pct);
+  if (bytes > 0) std::printf("  %8.1f MB  %6.1f%% of read bandwidth", bytes / 1e6, 100 * bytes / t.median_us * 1e6 / read_bandwidth);
+  if (flops > 0) std::printf("  %6.0f TFLOP/s", flops / t.median_us / 1e6);
   std::printf("\n");
   std::fflush(stdout);
 }
@@ -81,9 +47,9 @@ void bandwidth() {
   Buffer<uint16_t> data(static_cast<size_t>(bytes / 2));
   Buffer<uint32_t> sink(1);
   fill(data.get(), bytes / 2, 1, 1);
-  const Timing t = time_graph(1, [&] { read_all({data.get(), bytes, sink.get(), sms}, here()); });
-  read_bandwidth = static_cast<double>(bytes) / t.us * 1e6;
-  std::printf("%-28s %-44s %9.2f us  +-%4.1f%%  %.0f GB/s\n", "read", "2 GiB", t.us, 100 * t.spread, read_bandwidth / 1e9);
+  const KernelTime t = time_units(1, [&] { read_all({data.get(), bytes, sink.get(), sms}, here()); });
+  read_bandwidth = static_cast<double>(bytes) / t.median_us * 1e6;
+  std::printf("%-28s %-44s %9.2f us  +-%4.1f%%  %.0f GB/s\n", "read", "2 GiB", t.median_us, t.noise_pct, read_bandwidth / 1e9);
 }
 
 // One layer's attention at one context, in every way it can be read. With `sweep`: over ways to cut it into blocks.
@@ -124,12 +90,12 @@ void attention(int heads, int kv_heads, int context, const std::vector<int>& bud
     top_k({rows.get() + 1, 1, shape, scores.get(), pages, pages, lists.get(), k, nullptr}, here());
   };
   const auto each_copy = [&](auto&& f) {
-    return time_graph(copies, [&] {
+    return time_units(copies, [&] {
       for (int c = 0; c < copies; ++c) f(c);
     });
   };
   const double token_bytes = 2.0 * 2 * d * kv_heads;
-  Timing dense{0, 0};
+  KernelTime dense{0, 0};
   for (int budget : budgets) {
     const int k = budget / page;
     DecodeRow row{};
@@ -171,9 +137,9 @@ void attention(int heads, int kv_heads, int context, const std::vector<int>& bud
       });
     };
     const auto line = [&](const char* what, int cluster) {
-      const Timing t = chain(cluster);
+      const KernelTime t = chain(cluster);
       print(what, with + (cluster ? ", clusters of " + std::to_string(cluster) : ""), t, token_bytes * (budget + pages));
-      std::printf("%-28s %-44s %9.2f x over dense\n", "", with.c_str(), dense.us / t.us);
+      std::printf("%-28s %-44s %9.2f x over dense\n", "", with.c_str(), dense.median_us / t.median_us);
     };
     line("estimate + top-k + attention", 0);
     const int best = sparse_cluster(shape, 1, pages, k, sms);
@@ -213,7 +179,7 @@ void matrices(bool single) {
       if (single && rows <= kGemvRows) {
         const bool normed = s.epilogue == Epilogue::half || s.epilogue == Epilogue::silu_mul;
         Buffer<float> out(static_cast<size_t>(rows) * static_cast<size_t>(s.n));
-        const Timing t = time_graph(copies, [&] {
+        const KernelTime t = time_units(copies, [&] {
           for (int c = 0; c < copies; ++c) {
             gemv({normed ? nullptr : in.get(), normed ? x.get() : nullptr, norm.get(), 1e-5f, weight.get() + static_cast<int64_t>(c) * s.n * s.k, out.get(),
                   rows, s.n, s.k, s.epilogue, Half::fp16, sms},
@@ -227,8 +193,8 @@ void matrices(bool single) {
         Buffer<uint16_t> half_out(static_cast<size_t>(rows) * static_cast<size_t>(s.n));
         void* out = e == Epilogue::half ? static_cast<void*>(half_out.get()) : x.get();
         const GemmParams p{in.get(), weight.get(), out, rows, s.n, s.k, e, Half::fp16};
-        print(("gemm " + std::string(s.name) + " (own)").c_str(), shape, time_graph(1, [&] { gemm(p, here()); }, 7), 0, flops);
-        if (blas.available()) print(("gemm " + std::string(s.name) + " (cuBLAS)").c_str(), shape, time_graph(1, [&] { blas.product(p, here()); }, 7), 0, flops);
+        print(("gemm " + std::string(s.name) + " (own)").c_str(), shape, time_units(1, [&] { gemm(p, here()); }), 0, flops);
+        if (blas.available()) print(("gemm " + std::string(s.name) + " (cuBLAS)").c_str(), shape, time_units(1, [&] { blas.product(p, here()); }), 0, flops);
       }
     }
   }
@@ -256,7 +222,7 @@ void int4_matrices() {
     fill_random({norm.get(), s.k, 0, 1, true, Half::fp16, 3}, here());
     const bool silu = s.epilogue == Epilogue::silu_mul, normed = silu || s.epilogue == Epilogue::half;
     for (int rows : {1, 2, 8}) {
-      const Timing t = time_graph(copies, [&] {
+      const KernelTime t = time_units(copies, [&] {
         for (int c = 0; c < copies; ++c) {
           int4_gemv({normed ? nullptr : in.get(), normed ? x.get() : nullptr, norm.get(), 1e-5f, weight.get() + c * size, 128, out.get(), rows, s.n, s.k,
                      s.epilogue, sms},
@@ -265,7 +231,7 @@ void int4_matrices() {
       });
       print(("int4 gemv " + std::string(s.name)).c_str(), std::to_string(rows) + " x " + std::to_string(s.n) + " x " + std::to_string(s.k), t, static_cast<double>(size));
     }
-    const Timing t = time_graph(copies, [&] {
+    const KernelTime t = time_units(copies, [&] {
       for (int c = 0; c < copies; ++c) int4_unpack({weight.get() + c * size, unpacked.get(), s.n, s.k, 128, silu}, here());
     });
     print(("int4 unpack " + std::string(s.name)).c_str(), std::to_string(s.n) + " x " + std::to_string(s.k), t, static_cast<double>(size) + 2.0 * s.n * s.k);
@@ -286,75 +252,9 @@ void prefill_shapes() {
     for (int base : {0, context - rows}) {
       const double keys = rows * (base + (rows + 1) / 2.0);
       print("prefill attention", std::to_string(heads) + "/" + std::to_string(kv_heads) + ", 2048 rows after " + std::to_string(base),
-            time_graph(1, [&] { prefill_attention({q.get(), heads * d, kv.get(), device_table.get(), out.get(), rows, base, heads, kv_heads, d, page, pages, Half::fp16}, here()); }, 7),
+            time_units(1, [&] { prefill_attention({q.get(), heads * d, kv.get(), device_table.get(), out.get(), rows, base, heads, kv_heads, d, page, pages, Half::fp16}, here()); }),
             0, 4.0 * d * heads * keys);
     }
-  }
-}
-
-ModelSpec model(const std::string& name, int64_t context) {
-  ModelSpec s;
-  const bool seven = name == "llama2-7b";
-  s.n_layers = 32;
-  s.hidden = 4096;
-  s.n_heads = 32;
-  s.n_kv_heads = seven ? 32 : 8;
-  s.head_dim = 128;
-  s.ffn = seven ? 11008 : 14336;
-  s.vocab = seven ? 32000 : 128256;
-  s.max_context = context;
-  for (int i = 0; i < 64; ++i) s.inv_freq.push_back(std::pow(10000.0f, -static_cast<float>(i) / 64));
-  return s;
-}
-
-// Prefill and decode of a whole random model through the executor's own passes.
-void end_to_end(const std::string& shape, int64_t context, const std::vector<int>& budgets, int group = 0) {
-  const int64_t steps = 96;
-  const ModelSpec spec = model(shape, context + steps + 64);
-  const std::string name = shape + (group > 0 ? " int4" : "");
-  DeviceWeights weights(spec, Half::fp16, stream, group);
-  check(cudaStreamSynchronize(stream), "weights");
-  Forward forward(spec, weights, stream);
-  auto pool = std::make_shared<KvPool>(spec, 16, spec.max_context + 4096);
-  auto base = std::make_shared<CudaBranch>(pool);
-  const JobControl job;
-  std::vector<int32_t> ids(static_cast<size_t>(context));
-  std::mt19937 random(1);
-  for (int32_t& id : ids) id = static_cast<int32_t>(random() % static_cast<unsigned>(spec.vocab));
-  using Clock = std::chrono::steady_clock;
-  const auto seconds = [](Clock::time_point from) { return std::chrono::duration<double>(Clock::now() - from).count(); };
-  auto start = Clock::now();
-  for (int64_t at = 0; at < context; at += kMaxRows) {
-    Work w;
-    w.branch = base.get();
-    w.ids = std::span(ids).subspan(static_cast<size_t>(at), static_cast<size_t>(std::min(kMaxRows, context - at)));
-    w.prefill = true;
-    w.keep_last = at + kMaxRows >= context;
-    forward.run({&w, 1}, job);
-  }
-  std::printf("%s, %lldK: prefill %.3f s (%s)\n", name.c_str(), static_cast<long long>(context / 1024), seconds(start), forward.matrix_library());
-  const double weight_bytes = static_cast<double>(weights.bytes()) - 2.0 * static_cast<double>(spec.vocab * spec.hidden);
-  for (int budget : budgets) {
-    auto branch = std::make_shared<CudaBranch>(*base);
-    branch->method.method = budget > 0 ? Method::quest : Method::full;
-    branch->method.budget_tokens = budget;
-    CudaBranch* b = branch.get();
-    int32_t id = 1;
-    std::vector<double> times;
-    for (int64_t i = 0; i < steps; ++i) {
-      start = Clock::now();
-      forward.step({&b, 1}, {&id, 1}, job);
-      if (i >= 8) times.push_back(seconds(start) * 1000);
-    }
-    std::sort(times.begin(), times.end());
-    const double ms = times[times.size() / 2];
-    const double kv = 512.0 * static_cast<double>(spec.n_kv_heads);  // K and V of a token in a layer, or a page's metadata
-    const double n = static_cast<double>(context);
-    const double bytes = weight_bytes + kv * (budget > 0 ? 2 * n + 30 * (budget + n / 16) : 32 * n);
-    std::printf("%s, %lldK, %s: %.3f ms per token (%.3f to %.3f), %.2f GB, %.1f%% of read bandwidth\n", name.c_str(), static_cast<long long>(context / 1024),
-                budget > 0 ? ("quest " + std::to_string(budget)).c_str() : "full", ms, times.front(), times.back(), bytes / 1e9,
-                100 * bytes / (ms / 1000) / read_bandwidth);
-    std::fflush(stdout);
   }
 }
 
@@ -364,7 +264,7 @@ int main(int argc, char** argv) {
   try {
     std::vector<std::string> what(argv + 1, argv + argc);
     const auto wanted = [&](const char* name) {
-      return std::find(what.begin(), what.end(), name) != what.end() || (what.empty() && std::strcmp(name, "e2e") != 0 && std::strcmp(name, "sweep") != 0);
+      return std::find(what.begin(), what.end(), name) != what.end() || (what.empty() && std::strcmp(name, "sweep") != 0);
     };
     check(cudaSetDevice(0), "cudaSetDevice");
     cudaDeviceProp properties{};
@@ -387,14 +287,6 @@ int main(int argc, char** argv) {
       attention(32, 32, 32768, {2048}, true);
       attention(32, 8, 32768, {2048}, true);
     }
-    if (wanted("e2e")) {
-      end_to_end("llama2-7b", 32768, {0, 1024, 2048, 4096});
-      end_to_end("llama2-7b", 8192, {0, 2048});
-      end_to_end("llama3.1-8b", 32768, {0, 2048});
-      end_to_end("llama3.1-8b", 131072, {0, 2048, 4096});
-    }
-    if (std::find(what.begin(), what.end(), "e2e-short") != what.end()) end_to_end("llama2-7b", 32768, {0, 2048});
-    if (std::find(what.begin(), what.end(), "e2e-int4") != what.end()) end_to_end("llama2-7b", 32768, {0, 1024, 2048, 4096}, 128);
   } catch (const Error& e) {
     std::fprintf(stderr, "%s: %s %s\n", e.code.c_str(), e.what(), e.hint.c_str());
     return 1;

@@ -32,6 +32,7 @@ KernelTime repeat_until_steady(const TimingRules& rules, const JobControl& job, 
     std::sort(sorted.begin(), sorted.end());
     const size_t tenth = sorted.size() / 10;
     result.median_us = sorted[sorted.size() / 2];
+    result.best_us = sorted.front();
     result.noise_pct = 50 * (sorted[sorted.size() - 1 - tenth] - sorted[tenth]) / result.median_us;
     result.repeats = static_cast<int64_t>(sorted.size());
     if (result.noise_pct <= rules.noise_pct) break;

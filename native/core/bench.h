@@ -26,7 +26,7 @@ struct KernelCase {
 };
 
 struct KernelTime {
-  double median_us = 0;
+  double median_us = 0, best_us = 0;
   double noise_pct = 0;  // half of the middle 80% of the repeats, of the median
   int64_t repeats = 0;
   double bytes = 0, flops = 0;  // what the kernel must move and compute
