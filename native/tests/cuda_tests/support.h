@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <random>
 #include <vector>
@@ -20,6 +21,13 @@ namespace quest::cuda::test {
 bool gpu_present();
 #define QUEST_NEEDS_GPU() \
   if (!gpu_present()) GTEST_SKIP() << "no GPU"
+
+// Whether a shape is left out: with QUEST_SMALL_SHAPES in the environment, under compute-sanitizer, which slows kernels a
+// hundredfold, all above `most` are. Every kernel keeps some.
+inline bool left_out(int64_t size, int64_t most) {
+  static const bool small = std::getenv("QUEST_SMALL_SHAPES") != nullptr;
+  return small && size > most;
+}
 
 template <class T>
 struct Array {  // on the device

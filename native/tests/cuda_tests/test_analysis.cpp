@@ -170,6 +170,7 @@ TEST(Analysis, ColumnSums) {
   QUEST_NEEDS_GPU();
   for (Half type : {Half::fp16, Half::bf16}) {
     for (const AnalysisCase& c : kCases) {
+      if (left_out(c.n, 129)) continue;
       Random random(static_cast<unsigned>(c.n + 2));
       const Cache cache(random, c.n, c.kv_heads, c.d, c.page_size, type);
       const int group = c.heads / c.kv_heads, stride = c.n + 5;

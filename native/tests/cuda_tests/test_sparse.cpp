@@ -94,7 +94,7 @@ struct Step {
 TEST(SparseAttention, FusedEqualsTheChain) {
   QUEST_NEEDS_GPU();
   for (const SparseCase& c : kSparseCases) {
-    if (c.timed) continue;
+    if (c.timed || left_out(c.n, 400)) continue;
     for (Half type : {Half::fp16, Half::bf16}) {
       for (const Options o : {Options{false, false, true}, Options{true, true, false}, Options{false, true, false}}) {
         Random random(static_cast<unsigned>(c.n));
@@ -106,6 +106,7 @@ TEST(SparseAttention, FusedEqualsTheChain) {
         const auto want = step.want();
         EXPECT_LT(relative_error(widen(step.out, type), want), half_step(type)) << "chain, " << c.n;
         for (int cluster : {1, 2, 4, 8}) {
+          if (left_out(cluster, 1) && cluster != 8) continue;
           step.run(cluster);
           const auto where = [&] {
             return std::to_string(c.n) + " tokens, " + std::to_string(c.heads) + "/" + std::to_string(c.kv_heads) + " heads of " +
@@ -134,7 +135,7 @@ TEST(SparseAttention, WholeLayers) {
   GTEST_SKIP() << "too large for an emulated GPU";
 #endif
   for (const SparseCase& c : kSparseCases) {
-    if (!c.timed) continue;
+    if (!c.timed || left_out(c.n, 0)) continue;
     const int pages = c.n / c.page_size, d = c.head_dim;
     const int64_t half_page = int64_t{c.page_size} * d, elements = pages * c.kv_heads * 2 * half_page, bounds = int64_t{pages} * c.kv_heads * 2 * d;
     Array<uint16_t> kv(static_cast<size_t>(elements)), metadata(static_cast<size_t>(bounds)), q(static_cast<size_t>(c.heads * d));
