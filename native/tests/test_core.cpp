@@ -44,6 +44,27 @@ TEST(PageTable, AFullLastPageNeedsNoCopy) {
   EXPECT_EQ(fork.pages().size(), 3u);
 }
 
+TEST(PageTable, ShrinksToTheStateBefore) {
+  const auto pool = std::make_shared<PagePool>([](int32_t) {});
+  PageTable base(pool, 16);
+  base.extend(32);
+  EXPECT_EQ(base.pages_to_extend(1), 1);
+  EXPECT_EQ(base.pages_to_extend(0), 0);
+  base.extend(1);
+  base.shrink(1);
+  EXPECT_EQ(base.length(), 32);
+  EXPECT_EQ(base.pages(), (std::vector<int32_t>{0, 1}));
+  EXPECT_EQ(pool->in_use(), 2);
+  base.shrink(3);
+  EXPECT_EQ(pool->in_use(), 2);
+  PageTable fork(base);
+  EXPECT_EQ(fork.pages_to_extend(1), 1) << "the copy of the open page";
+  EXPECT_EQ(fork.pages_to_extend(4), 2);
+  fork.shrink(29 - 16);
+  EXPECT_EQ(pool->in_use(), 2) << "the base still holds the page that the fork gave back";
+  EXPECT_EQ(base.pages_to_extend(1), 0);
+}
+
 TEST(PageTable, ARefusedPageChangesNothing) {
   auto pool = std::make_shared<PagePool>([](int32_t id) {
     if (id >= 4) throw Error("E_MEMORY", "full");
