@@ -97,6 +97,7 @@ inline void copy_async16(void* shared, const void* global, bool valid) {
   }
 }
 inline void copy_async_commit() {}
+inline void prefetch_to_l2(const void*, unsigned) {}
 template <int kPending>
 inline void copy_async_wait() {}
 inline void dependency_wait() {}
@@ -123,6 +124,12 @@ __device__ inline void copy_async_commit() { asm volatile("cp.async.commit_group
 template <int kPending>
 __device__ inline void copy_async_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
+}
+// Asks for bytes that will be read later: address and size are multiples of 16. One thread asks for all of them.
+__device__ inline void prefetch_to_l2(const void* p, unsigned bytes) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(p), "r"(bytes) : "memory");
+#endif
 }
 // Programmatic dependent launch: a kernel may start while its predecessor runs, and must wait before it reads what that wrote.
 __device__ inline void dependency_wait() {

@@ -6,13 +6,15 @@
 //
 // Blocks stay (two per multiprocessor), keep the inputs in shared memory and hand weight rows to their warps. A warp loads
 // 16 bytes per lane, four loads at a time, one batch ahead of the arithmetic; the first batch is asked for before the
-// prologue, and with programmatic launch before the predecessor has ended, since weights depend on nothing.
+// prologue, and with programmatic launch before the predecessor has ended, since weights depend on nothing; the second comes to L2
+// while the prologue runs.
 //
 // Bytes: 2 n k once. 4096 x 4096: 33.5 MB, 11 us at 3.0 TB/s; a layer of Llama-2-7B: 405 MB, 135 us.
 // Measured on an H100, one row: qkv 90%, o 80%, gate_up 92%, down 86%, lm_head 97% of the read bandwidth; eight rows: half of
 // that, bound by the conversion of the inputs.
 // Test: quest_cuda_tests --gtest_filter='Gemv*'. Time: quest_cuda_bench gemv.
 #include "cuda/dispatch.cuh"
+#include "cuda/gemv_norm.cuh"
 
 namespace quest::cuda {
 
@@ -25,7 +27,7 @@ constexpr int kStep = 32 * 8 * kBatch;        // elements of a weight row per ba
 constexpr int kMaxInputBytes = 200 * 1024;    // in shared memory
 
 template <class T, int kRows, Epilogue kEpilogue>
-__global__ void QUEST_LAUNCH_BOUNDS(kThreads) gemv_kernel(GemvParams p) {
+__global__ void QUEST_LAUNCH_BOUNDS(kThreads, kRows < 8 ? 2 : 1) gemv_kernel(GemvParams p) {
   __shared__ float scratch[kWarps];
   T* in = reinterpret_cast<T*>(dynamic_shared());  // [kRows, k]
   const int tid = static_cast<int>(threadIdx.x), lane = tid % 32, warp = tid / 32;
@@ -45,21 +47,18 @@ __global__ void QUEST_LAUNCH_BOUNDS(kThreads) gemv_kernel(GemvParams p) {
     }
   };
   load(output, 0, 0);
+  const NormPrologue<kThreads> norm(p.norm_weight, p.norm_x ? p.k : 0);
   dependency_wait();
   dependency_release();
+  // Reads of the second batch, for the time of the prologue. (Asked for before the predecessor ends, they would delay its last reads.)
+  if (output < outputs && lane == 0 && kStep < p.k) {
+    prefetch_to_l2(weight + static_cast<int64_t>(output) * p.k + kStep, static_cast<unsigned>(min(kStep, p.k - kStep)) * sizeof(T));
+  }
 
   for (int r = 0; r < p.rows; ++r) {
     T* to = in + static_cast<int64_t>(r) * p.k;
     if (p.norm_x) {
-      const float* x = p.norm_x + static_cast<int64_t>(r) * p.k;
-      float squares = 0;
-      for (int i = tid * 4; i < p.k; i += kThreads * 4) {
-        const float4 v = *reinterpret_cast<const float4*>(x + i);
-        squares += v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
-      }
-      const float scale = rsqrtf(block_sum(squares, scratch) / static_cast<float>(p.k) + p.eps);
-      for (int i = tid; i < p.k; i += kThreads) to[i] = from_float<T>(x[i] * scale * p.norm_weight[i]);
-      __syncthreads();  // scratch is used again for the next row
+      norm.row(p.norm_x + static_cast<int64_t>(r) * p.k, p.eps, scratch, to);
     } else {
       const T* from = static_cast<const T*>(p.in) + static_cast<int64_t>(r) * p.k;
       for (int i = tid * 8; i < p.k; i += kThreads * 8) *reinterpret_cast<uint4*>(to + i) = *reinterpret_cast<const uint4*>(from + i);
