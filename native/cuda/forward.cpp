@@ -1,6 +1,8 @@
 #include "cuda/forward.h"
 
 #include <algorithm>
+#include <array>
+#include <atomic>
 #include <cstdlib>
 #include <cstring>
 
@@ -28,6 +30,8 @@ bool flag(const char* name, bool otherwise) {
   return v ? std::strcmp(v, "0") != 0 : otherwise;
 }
 
+std::atomic_flag chain_owner;
+
 bool is_evictor(const CudaBranch& b) { return method_info(b.method.method).kind == MethodKind::evictor; }
 
 }  // namespace
@@ -40,6 +44,8 @@ Forward::Forward(const ModelSpec& spec, const DeviceWeights& weights, cudaStream
   check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "cudaDeviceGetAttribute");
   overlap_ = major >= 9 && flag("QUEST_CUDA_OVERLAP", true);
   clusters_ = major >= 9 && sparse_fuses() && flag("QUEST_CUDA_CLUSTERS", true);
+  // The blocks of a chain wait for each other: two chains at once could each hold half of the GPU for ever, so one Forward of the process has them.
+  chains_ = major >= 9 && flag("QUEST_CUDA_CHAINS", true) && !chain_owner.test_and_set();
   graphs_ = flag("QUEST_CUDA_GRAPHS", true);
   const WorkspaceSizes sizes = workspace_sizes(spec);
   x_.resize(sizes.x);
@@ -56,6 +62,8 @@ Forward::Forward(const ModelSpec& spec, const DeviceWeights& weights, cudaStream
   partials_.resize(sizes.partials);
   arrivals_.resize(sizes.arrivals);
   check(cudaMemsetAsync(arrivals_.get(), 0, arrivals_.size() * sizeof(unsigned), stream_), "memset");
+  barrier_.resize(1);
+  check(cudaMemsetAsync(barrier_.get(), 0, sizeof(unsigned), stream_), "memset");
   wanted_host_.resize(2 * static_cast<size_t>(kMaxRows));
   for (Slot& slot : slots_) {
     slot.next_ids.resize(static_cast<size_t>(kStepRows));
@@ -65,30 +73,44 @@ Forward::Forward(const ModelSpec& spec, const DeviceWeights& weights, cudaStream
 
 Forward::~Forward() {
   forget_graphs();
+  if (chains_) chain_owner.clear();
   for (Slot& slot : slots_) cudaEventDestroy(slot.done);
 }
 
 void Forward::synchronize(const char* what) { check(cudaStreamSynchronize(stream_), what); }
 
-// in half [rows, k], or null for the norm of the residual stream; weight [n, k].
+// With a norm, `in` is the residual stream.
+GemvParams Forward::gemv_of(const Product& p) const {
+  return {p.norm ? nullptr : p.in, p.norm ? static_cast<const float*>(p.in) : nullptr, p.norm, spec_.norm_eps, p.weight->data, p.out,
+          static_cast<int>(p.rows), static_cast<int>(p.n), static_cast<int>(p.k), p.epilogue, weights_.type, sms_};
+}
+Int4GemvParams Forward::int4_gemv_of(const Product& p) const {
+  return {p.norm ? nullptr : p.in, p.norm ? static_cast<const float*>(p.in) : nullptr, p.norm, spec_.norm_eps, p.weight->data, p.weight->group,
+          p.out, static_cast<int>(p.rows), static_cast<int>(p.n), static_cast<int>(p.k), p.epilogue, sms_};
+}
+
+// Products of one row after each other, in one kernel where they allow it. False: nothing was enqueued.
+bool Forward::chain(std::span<const Product> products) {
+  if (!chains_) return false;
+  Int4GemvChainParams p{};
+  p.n = static_cast<int>(products.size());
+  p.barrier = barrier_.get();
+  for (size_t i = 0; i < products.size(); ++i) {
+    const int64_t group = products[i].weight->group;
+    if (products[i].rows != 1 || group == 0 || group != products[0].weight->group || !int4_gemv_chains(static_cast<int>(products[i].k))) return false;
+    p.products[i] = int4_gemv_of(products[i]);
+  }
+  int4_gemv_chain(p, launch_here());
+  return true;
+}
+
+// in half [rows, k], or the residual stream with its norm; weight [n, k].
 void Forward::project(int64_t rows, const float* norm, const void* in, const DeviceMatrix& weight, void* out, int64_t n, int64_t k,
                       Epilogue epilogue) {
   const int r = static_cast<int>(rows), columns = static_cast<int>(n), depth = static_cast<int>(k);
-  if (weight.group > 0 && rows <= kInt4Rows && k <= kMaxInputColumns) {
-    const bool fused = norm != nullptr;
-    int4_gemv({fused ? nullptr : in, fused ? static_cast<const float*>(in) : nullptr, norm, spec_.norm_eps, weight.data, weight.group, out, r, columns,
-               depth, epilogue, sms_},
-              launch_here());
-    return;
-  }
-  if (weight.group == 0 && rows <= kGemvRows && k <= kMaxInputColumns) {
-    // `in` is the residual stream when a norm is given.
-    const bool fused = norm != nullptr;
-    gemv({fused ? nullptr : in, fused ? static_cast<const float*>(in) : nullptr, norm, spec_.norm_eps, weight.data, out, r, columns, depth, epilogue,
-          weights_.type, sms_},
-         launch_here());
-    return;
-  }
+  const Product product{rows, norm, in, &weight, out, n, k, epilogue};
+  if (weight.group > 0 && rows <= kInt4Rows && k <= kMaxInputColumns) return int4_gemv(int4_gemv_of(product), launch_here());
+  if (weight.group == 0 && rows <= kGemvRows && k <= kMaxInputColumns) return gemv(gemv_of(product), launch_here());
   if (norm) {
     rmsnorm({static_cast<const float*>(in), nullptr, norm, xn_.get(), r, depth, spec_.norm_eps, weights_.type}, launch_here());
     in = xn_.get();
@@ -352,11 +374,12 @@ void Forward::enqueue_layers(Pass& pass, const JobControl* job) {
     check(cudaMemsetAsync(open_selected_.get(), 0, pass.rows.size() * sizeof(int32_t), stream_), "memset");
   }
   const int64_t d = spec_.head_dim, q_dim = spec_.n_heads * d, qkv_dim = (spec_.n_heads + 2 * spec_.n_kv_heads) * d, hidden = spec_.hidden;
+  bool projected = false;  // this layer's queries, keys and values, with the layer before
   for (const LayerPlan& plan : pass.layers) {
     for (int64_t l = plan.begin; l < plan.end; ++l) {
       if (job) job->check();
       const DeviceLayer& w = weights_.layers[static_cast<size_t>(l)];
-      project(pass.n_rows, w.attn_norm, x_.get(), w.qkv, qkv_.get(), qkv_dim, hidden, Epilogue::half);
+      if (!projected) project(pass.n_rows, w.attn_norm, x_.get(), w.qkv, qkv_.get(), qkv_dim, hidden, Epilogue::half);
       rope_append({reinterpret_cast<const AppendTask*>(plan_device_.get() + pass.tasks_at), static_cast<int>(pass.tasks.size()), qkv_.get(),
                    q_sinks_.get(), pass.pool->kv(l), pass.pool->metadata(l), weights_.inv_freq, spec_.rope_attention_factor, w.qkv_bias,
                    static_cast<int>(spec_.n_heads), static_cast<int>(spec_.n_kv_heads), static_cast<int>(d), pass.page_size,
@@ -368,6 +391,17 @@ void Forward::enqueue_layers(Pass& pass, const JobControl* job) {
       const int64_t first = last ? pass.n_rows - 1 : 0, rows = pass.n_rows - first;
       enqueue_attention(pass, plan, l);
       float* x = x_.get() + first * hidden;
+      const Product o{rows, nullptr, attn_.get() + first * q_dim, &w.o, x, hidden, q_dim, Epilogue::residual};
+      const Product gate_up{rows, w.ffn_norm, x, &w.gate_up, act_.get(), 2 * spec_.ffn, hidden, Epilogue::silu_mul};
+      const Product down{rows, nullptr, act_.get(), &w.down, x, hidden, spec_.ffn, Epilogue::residual};
+      if (l + 1 < spec_.n_layers) {
+        const DeviceLayer& next = weights_.layers[static_cast<size_t>(l + 1)];
+        const Product qkv{rows, next.attn_norm, x, &next.qkv, qkv_.get(), qkv_dim, hidden, Epilogue::half};
+        projected = chain(std::array{o, gate_up, down, qkv});
+        if (projected) continue;
+      } else if (chain(std::array{o, gate_up, down})) {
+        continue;
+      }
       project(rows, nullptr, attn_.get() + first * q_dim, w.o, x, hidden, q_dim, Epilogue::residual);
       project(rows, w.ffn_norm, x, w.gate_up, act_.get(), 2 * spec_.ffn, hidden, Epilogue::silu_mul);
       project(rows, nullptr, act_.get(), w.down, x, hidden, spec_.ffn, Epilogue::residual);

@@ -14,6 +14,7 @@
 #include "cuda/blas.h"
 #include "cuda/branch.h"
 #include "cuda/device_weights.h"
+#include "cuda/int4.h"
 #include "cuda/pass.h"
 
 namespace quest::cuda {
@@ -71,6 +72,19 @@ class Forward {
   void enqueue_attention(Pass& pass, const LayerPlan& plan, int64_t layer);
   void enqueue_rows(Pass& pass, const RowGroup& group, int64_t layer);
   void examine_rows(Pass& pass, const RowGroup& group, int64_t layer, int64_t begin, int64_t count, int64_t list_stride);
+  // A projection of decode rows: out = in weight^T, with what is fused around it.
+  struct Product {
+    int64_t rows;
+    const float* norm;
+    const void* in;
+    const DeviceMatrix* weight;
+    void* out;
+    int64_t n, k;
+    Epilogue epilogue;
+  };
+  GemvParams gemv_of(const Product& p) const;
+  Int4GemvParams int4_gemv_of(const Product& p) const;
+  bool chain(std::span<const Product> products);
   void project(int64_t rows, const float* norm, const void* in, const DeviceMatrix& weight, void* out, int64_t n, int64_t k, Epilogue epilogue);
   void enqueue_step(Pass& pass);
   void launch_pass(Pass& pass, bool greedy, const JobControl* job);
@@ -88,6 +102,7 @@ class Forward {
   int sms_ = 1;
   bool overlap_ = false;
   bool clusters_ = false;
+  bool chains_ = false;  // products of single rows in one kernel
   bool graphs_ = true;
 
   // [kMaxRows, ...]: residual stream fp32; half: its norm, projections, rotated sink queries, attention output, feed-forward.
@@ -102,6 +117,7 @@ class Forward {
   Buffer<float> scores_, partials_, kept_logits_, kept_norms_, kept_totals_, shares_, column_norms_;
   Buffer<int32_t> lists_, open_selected_, tops_;
   Buffer<unsigned> arrivals_;
+  Buffer<unsigned> barrier_;  // of chains
 
   // What passes between the host and one pass on the GPU. The next pass has the other slot: its plan is written while this
   // one runs. Passes that are waited for use the first.

@@ -36,6 +36,18 @@ struct Int4GemvParams {
 };
 void int4_gemv(const Int4GemvParams&, const Launch&);
 
+// Products of one row, each of which may read what the ones before wrote, with groups of one size: in one kernel of a block per
+// multiprocessor, all of which must be on the GPU at once (sm_90 and newer). The same bits as int4_gemv().
+constexpr int kMaxChain = 4;
+struct Int4GemvChainParams {
+  Int4GemvParams products[kMaxChain];
+  int n;
+  unsigned* barrier;  // 0 before the first chain; theirs alone
+};
+void int4_gemv_chain(const Int4GemvChainParams&, const Launch&);
+// Whether inputs of so many columns fit.
+bool int4_gemv_chains(int most_columns);
+
 // One projection as AutoAWQ stores it (core/awq.h), on the device.
 struct AwqPart {
   const uint32_t* weights;  // [k, n / 8]

@@ -3,9 +3,7 @@
 //   out[r, n] = sum_k in[r, k] * (q[n, k] - zero[n, k / group]) * scale[n, k / group]     in fp16; sums fp32
 //
 // At three bytes per nanosecond a multiprocessor gets some 45 weights per cycle, too many for fp32 arithmetic with conversions, so the
-// products run on the tensor cores: a word of eight weights becomes the A operand of one m16n8k16 with one shift, four lop3 (a
-// nibble under the exponent of 1024 is the fp16 number 1024 + q or 1024 + 16 q) and four half2 operations that leave q - zero
-// exactly; up to eight rows of the input are the columns of B and cost no more than one. The scale multiplies a group's fp32 sum.
+// products run on the tensor cores (int4_unit.cuh): up to eight rows of the input are the columns of B and cost no more than one.
 //
 // A block of eight warps takes tiles of 16 outputs; its warps share out the units of 128 inputs (a contiguous kilobyte each) and add
 // up through shared memory in a fixed order. Every lane keeps four units in flight, over the ends of tiles; the first are asked for
@@ -16,7 +14,7 @@
 // Rings filled by cp.async gave the same alone and made whole steps slower (7B int4, 32K, Quest 2048: 4.4 ms against 3.7 ms).
 // Test: quest_cuda_tests --gtest_filter='Int4*'. Time: quest_cuda_bench int4.
 #include "cuda/dispatch.cuh"
-#include "cuda/int4.h"
+#include "cuda/int4_unit.cuh"
 
 namespace quest::cuda {
 
@@ -26,73 +24,6 @@ constexpr int kWarps = 8;
 constexpr int kThreads = kWarps * 32;
 constexpr int kAhead = 4;                   // units in flight per lane
 constexpr int kMaxInputBytes = 190 * 1024;  // in shared memory, beside the partial sums
-
-// What a lane holds of one unit.
-template <int kGroups>
-struct Unit {
-  uint4 words[2];
-  uint2 scales[kGroups];  // {scale, zero} of rows lane / 4 and lane / 4 + 8
-};
-
-__device__ inline __half2 as_half2(uint32_t bits) {
-  __half2 h;
-  __builtin_memcpy(static_cast<void*>(&h), &bits, 4);
-  return h;
-}
-__device__ inline uint32_t as_bits(__half2 h) {
-  uint32_t bits;
-  __builtin_memcpy(&bits, &h, 4);
-  return bits;
-}
-
-// Eight weights minus their zeros. low = 1024 + zero of rows 0..7, high = -(64 + zero) of rows 8..15.
-__device__ inline void unpack_word(uint32_t w, __half2 low, __half2 high, uint32_t (&a)[4]) {
-  const __half2 sixteenth = as_half2(0x2c002c00u);
-  const uint32_t w8 = w >> 8;
-  a[0] = as_bits(__hsub2(as_half2((w & 0x000f000fu) | 0x64006400u), low));
-  a[1] = as_bits(__hfma2(as_half2((w & 0x00f000f0u) | 0x64006400u), sixteenth, high));
-  a[2] = as_bits(__hsub2(as_half2((w8 & 0x000f000fu) | 0x64006400u), low));
-  a[3] = as_bits(__hfma2(as_half2((w8 & 0x00f000f0u) | 0x64006400u), sixteenth, high));
-}
-
-// Index of input k of row r among the halves in shared memory: [pairs of 16 inputs][lanes of B][step, register, half].
-__device__ inline int input_at(int rows, int r, int k) {
-  return ((k / 32 * 4 * rows + r * 4 + k % 8 / 2) * 8) + k / 16 % 2 * 4 + k / 8 % 2 * 2 + k % 2;
-}
-
-// The prologue: rows of the input, normed where asked for, as B operands; zeros behind k.
-__device__ inline void stage_inputs(const Int4GemvParams& p, __half* in, int padded, float* scratch) {
-  const int tid = static_cast<int>(threadIdx.x);
-  for (int r = 0; r < p.rows; ++r) {
-    const auto put = [&](int k, float a, float b) {
-      const uint32_t pair = pack2<__half>(a, b);
-      __builtin_memcpy(in + input_at(p.rows, r, k), &pair, 4);
-    };
-    if (p.norm_x) {
-      const float* x = p.norm_x + static_cast<int64_t>(r) * p.k;
-      float squares = 0;
-      for (int i = tid * 4; i < p.k; i += kThreads * 4) {
-        const float4 v = *reinterpret_cast<const float4*>(x + i);
-        squares += v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
-      }
-      const float scale = rsqrtf(block_sum(squares, scratch) / static_cast<float>(p.k) + p.eps);
-      for (int i = tid * 2; i < p.k; i += kThreads * 2) {
-        const float2 v = *reinterpret_cast<const float2*>(x + i), w = *reinterpret_cast<const float2*>(p.norm_weight + i);
-        put(i, v.x * scale * w.x, v.y * scale * w.y);
-      }
-      __syncthreads();  // scratch is used again for the next row
-    } else {
-      const __half* from = static_cast<const __half*>(p.in) + static_cast<int64_t>(r) * p.k;
-      for (int i = tid * 8; i < p.k; i += kThreads * 8) {
-        const uint4 v = *reinterpret_cast<const uint4*>(from + i);
-        const uint32_t pairs[4] = {v.x, v.y, v.z, v.w};
-#pragma unroll
-        for (int j = 0; j < 4; ++j) __builtin_memcpy(in + input_at(p.rows, r, i + 2 * j), &pairs[j], 4);
-      }
-    }
-    for (int i = p.k + tid * 2; i < padded; i += kThreads * 2) put(i, 0, 0);
-  }
-}
 
 // Stores one tile from the sums of the block's warps: partials [kWarps][16 rows of the tile][rows of the input].
 __device__ inline void store_tile(const Int4GemvParams& p, int tile, const float* partials) {
@@ -105,19 +36,7 @@ __device__ inline void store_tile(const Int4GemvParams& p, int tile, const float
     for (int w = 0; w < kWarps; ++w) value += partials[w * width + at];
     return value;
   };
-  const int r = tid % rows, row = tid / rows;
-  const float value = sum(tid);
-  if (silu) {
-    const float up = sum(tid + width / 2);
-    static_cast<__half*>(p.out)[static_cast<int64_t>(r) * (p.n / 2) + tile * 8 + row] = __float2half_rn(value / (1.0f + __expf(-value)) * up);
-    return;
-  }
-  const int output = tile * kInt4Outputs + row;
-  if (output >= p.n) return;
-  const int64_t to = static_cast<int64_t>(r) * p.n + output;
-  if (p.epilogue == Epilogue::half) static_cast<__half*>(p.out)[to] = __float2half_rn(value);
-  if (p.epilogue == Epilogue::fp32) static_cast<float*>(p.out)[to] = value;
-  if (p.epilogue == Epilogue::residual) static_cast<float*>(p.out)[to] += value;
+  store_int4_output(p, tile, tid % rows, tid / rows, sum(tid), silu ? sum(tid + width / 2) : 0);
 }
 
 template <int kGroups>
@@ -129,15 +48,12 @@ __global__ void QUEST_LAUNCH_BOUNDS(kThreads, 2) int4_gemv_kernel(Int4GemvParams
   const int tiles = int4_tiles(p.n), units = int4_units(p.k), stride = static_cast<int>(gridDim.x);
   constexpr int kBytes = int4_block_bytes(kInt4Inputs / kGroups);
 
-  Unit<kGroups> held[kAhead];
+  Int4Unit<kGroups> held[kAhead];
   const unsigned char* next = static_cast<const unsigned char*>(p.weight) + (static_cast<int64_t>(block) * units + warp) * kBytes;
   int load_tile = warp < units ? block : tiles, load_unit = warp;
-  const auto load = [&](Unit<kGroups>& to) {
+  const auto load = [&](Int4Unit<kGroups>& to) {
     if (load_tile >= tiles) return;
-    to.words[0] = load_streaming(next + lane * 16);
-    to.words[1] = load_streaming(next + 512 + lane * 16);
-#pragma unroll
-    for (int g = 0; g < kGroups; ++g) to.scales[g] = *reinterpret_cast<const uint2*>(next + 1024 + g * 64 + lane / 4 * 8);
+    to.template load<true>(next, lane);
     load_unit += kWarps;
     next += kWarps * kBytes;
     if (load_unit < units) return;
@@ -149,36 +65,13 @@ __global__ void QUEST_LAUNCH_BOUNDS(kThreads, 2) int4_gemv_kernel(Int4GemvParams
   for (int i = 0; i < kAhead; ++i) load(held[i]);
   dependency_wait();
   dependency_release();
-  stage_inputs(p, in, units * kInt4Inputs, scratch);
+  stage_int4_inputs<kThreads>(p, in, units * kInt4Inputs, scratch);
   __syncthreads();
 
   const int lanes = 4 * p.rows;  // that hold a column of B
   float acc[4];
-  const auto multiply = [&](Unit<kGroups>& unit, int u) {
-    const uint4* x = reinterpret_cast<const uint4*>(in) + u * 4 * lanes + lane;
-#pragma unroll
-    for (int g = 0; g < kGroups; ++g) {
-      const __half2 s0 = as_half2(unit.scales[g].x), s1 = as_half2(unit.scales[g].y);
-      const __half2 low = __hadd2(__high2half2(s0), as_half2(0x64006400u));
-      const __half2 high = __hneg2(__hadd2(__high2half2(s1), as_half2(0x54005400u)));
-      float sum[4] = {0, 0, 0, 0};
-#pragma unroll
-      for (int pair = g * 4 / kGroups; pair < (g + 1) * 4 / kGroups; ++pair) {
-        uint4 b{0, 0, 0, 0};
-        if (lane < lanes) b = x[pair * lanes];
-        const uint4 w = unit.words[pair / 2];
-        uint32_t a[4];
-        unpack_word(pair % 2 == 0 ? w.x : w.z, low, high, a);
-        mma16816<__half>(sum, a, b.x, b.y);
-        unpack_word(pair % 2 == 0 ? w.y : w.w, low, high, a);
-        mma16816<__half>(sum, a, b.z, b.w);
-      }
-      const float scale0 = __low2float(s0), scale1 = __low2float(s1);
-      acc[0] = fmaf(scale0, sum[0], acc[0]);
-      acc[1] = fmaf(scale0, sum[1], acc[1]);
-      acc[2] = fmaf(scale1, sum[2], acc[2]);
-      acc[3] = fmaf(scale1, sum[3], acc[3]);
-    }
+  const auto multiply = [&](Int4Unit<kGroups>& unit, int u) {
+    int4_multiply(acc, unit, in, u, lanes, lane);
     load(unit);
   };
   int slot = 0;  // which of the held units is the next to multiply

@@ -195,6 +195,52 @@ TEST(Int4, GemvRowsAreIndependent) {
   }
 }
 
+// A layer's products and the next one's first, in one kernel: the bits that one kernel after another leaves, twice over with one barrier.
+TEST(Int4Chain, EqualsTheProductsOneByOne) {
+  QUEST_NEEDS_GPU();
+  struct Layer {
+    int hidden, ffn, qkv, group;
+  };
+  // Tiles that divide nothing; fewer units than warps; more than eight tiles for a half; edges filled up.
+  for (const Layer& l : {Layer{128, 352, 192, 32}, Layer{640, 1088, 1000, 64}, Layer{256, 2304, 384, 128}}) {
+    Random random(static_cast<unsigned>(l.ffn));
+    const auto pack = [&](std::vector<int> parts, int k, bool interleaved) { return Packed(projections(random, {std::move(parts), k, l.group, 1}), interleaved); };
+    const Packed o = pack({l.hidden}, l.hidden, false), gate_up = pack({l.ffn, l.ffn}, l.hidden, true), down = pack({l.hidden}, l.ffn, false),
+                 qkv = pack({l.qkv}, l.hidden, false);
+    const auto hidden = static_cast<size_t>(l.hidden);
+    Array<uint16_t> attention(random.halves(hidden, Half::fp16));
+    Array<float> norm(random.floats(hidden)), norm2(random.floats(hidden));
+    const auto start = random.floats(hidden, 4);
+    const auto run = [&](bool chained, int sms) {
+      Array<float> x(start);
+      Array<uint16_t> act(static_cast<size_t>(l.ffn)), out(static_cast<size_t>(l.qkv));
+      Array<unsigned> barrier(std::vector<unsigned>{0});
+      Int4GemvChainParams p{};
+      p.products[0] = {attention.get(), nullptr, nullptr, 0, o.memory.get(), l.group, x.get(), 1, o.n, o.k, Epilogue::residual, sms};
+      p.products[1] = {nullptr, x.get(), norm.get(), 1e-5f, gate_up.memory.get(), l.group, act.get(), 1, gate_up.n, gate_up.k, Epilogue::silu_mul, sms};
+      p.products[2] = {act.get(), nullptr, nullptr, 0, down.memory.get(), l.group, x.get(), 1, down.n, down.k, Epilogue::residual, sms};
+      p.products[3] = {nullptr, x.get(), norm2.get(), 1e-5f, qkv.memory.get(), l.group, out.get(), 1, qkv.n, qkv.k, Epilogue::half, sms};
+      p.n = 4;
+      p.barrier = barrier.get();
+      for (int round = 0; round < 2; ++round) {
+        if (chained) {
+          int4_gemv_chain(p, {});
+        } else {
+          for (const Int4GemvParams& product : p.products) int4_gemv(product, {});
+        }
+      }
+      return std::make_tuple(x.host(), act.host(), out.host());
+    };
+    const auto want = run(false, 3);
+    for (int sms : {1, 3, 8}) EXPECT_EQ(run(true, sms), want) << l.hidden << " wide, " << sms << " blocks";
+    // Teeth: another input, another outcome.
+    auto changed = attention.host();
+    changed[0] ^= 0x4000;
+    attention.set(changed);
+    EXPECT_NE(run(true, 3), want);
+  }
+}
+
 // The checks above would see one wrong nibble.
 TEST(Int4, TeethOneNibble) {
   QUEST_NEEDS_GPU();

@@ -1,0 +1,70 @@
+// A warp's ring of slots in shared memory, filled by the copy engine while the warp works: sm_90 and newer.
+#pragma once
+
+#include "cuda/cluster.cuh"
+
+namespace quest::cuda {
+
+// Slots are filled and taken in turn, by one warp. A filled slot is a contiguous piece of global memory, a multiple of 16 bytes.
+template <int kSlots, int kSlotBytes>
+class WarpRing {
+ public:
+  static constexpr int kBytes = kSlots * kSlotBytes;         // of `data`, aligned to 16
+  static constexpr int kBarrierBytes = kSlots * 8;           // of `barriers`, aligned to 8
+
+  __device__ WarpRing(unsigned char* data, unsigned char* barriers, int lane) : data_(data), barriers_(barriers), lane_(lane) {
+#ifndef QUEST_EMULATE
+    if (lane == 0) {
+      for (int i = 0; i < kSlots; ++i) asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(barrier(i)) : "memory");
+      asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    }
+    __syncwarp();
+#endif
+  }
+  // Asks for the slot's next contents, when every lane has read what it held.
+  __device__ void fill(int slot, const unsigned char* from, unsigned bytes) {
+    if (lane_ != 0) return;
+#ifdef QUEST_EMULATE
+    __builtin_memcpy(data_ + slot * kSlotBytes, from, bytes);
+#elif __CUDA_ARCH__ >= 900
+    const uint32_t to = static_cast<uint32_t>(__cvta_generic_to_shared(data_ + slot * kSlotBytes));
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier(slot)), "r"(bytes) : "memory");
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to), "l"(from), "r"(bytes), "r"(barrier(slot))
+                 : "memory");
+#endif
+  }
+  // Waits for the next slot in turn and says which it is.
+  __device__ int take() {
+    const int slot = slot_;
+#ifdef QUEST_EMULATE
+    __syncwarp();
+#elif __CUDA_ARCH__ >= 900
+    asm volatile(
+        "{\n"
+        ".reg .pred done;\n"
+        "again:\n"
+        "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+        "@!done bra again;\n"
+        "}" ::"r"(barrier(slot)),
+        "r"(parity_)
+        : "memory");
+#endif
+    if (++slot_ == kSlots) slot_ = 0, parity_ ^= 1;
+    return slot;
+  }
+  __device__ const unsigned char* at(int slot) const { return data_ + slot * kSlotBytes; }
+
+ private:
+  __device__ uint32_t barrier(int slot) const {
+#ifdef QUEST_EMULATE
+    return 0;
+#else
+    return static_cast<uint32_t>(__cvta_generic_to_shared(barriers_ + slot * 8));
+#endif
+  }
+  unsigned char *data_, *barriers_;
+  int lane_, slot_ = 0;
+  unsigned parity_ = 0;
+};
+
+}  // namespace quest::cuda
