@@ -201,6 +201,14 @@ void Forward::append(Pass& pass) {
         launch_here());
 }
 
+// Of all rows of the pass.
+AppendParams Forward::append_params(const Pass& pass, int64_t layer) const {
+  return {reinterpret_cast<const AppendTask*>(plan_device_.get() + pass.tasks_at), static_cast<int>(pass.tasks.size()), qkv_.get(), q_sinks_.get(),
+          pass.pool->kv(layer), pass.pool->metadata(layer), weights_.inv_freq, spec_.rope_attention_factor,
+          weights_.layers[static_cast<size_t>(layer)].qkv_bias, static_cast<int>(spec_.n_heads), static_cast<int>(spec_.n_kv_heads),
+          static_cast<int>(spec_.head_dim), pass.page_size, pass.pool->capacity(), weights_.type};
+}
+
 void Forward::enqueue_rows(Pass& pass, const RowGroup& group, int64_t layer) {
   if (group.rows.empty()) return;
   const int64_t heads = spec_.n_heads, kv_heads = spec_.n_kv_heads, lists = group.own_lists ? heads : kv_heads;
@@ -259,9 +267,15 @@ void Forward::enqueue_rows(Pass& pass, const RowGroup& group, int64_t layer) {
     if (by_tokens) {
       list_attention({rows, n, shape, qkv_.get(), stride, kv, lists_.get(), list_stride, attn_.get()}, launch_here());
     } else if (group.selects && group.scoring == Scoring::bounds) {
+      AppendParams fresh{};
+      if (group.appends) {
+        fresh = append_params(pass, layer);
+        fresh.tasks += begin;
+        fresh.n_tasks = n;
+      }
       const int cluster = clusters_ ? sparse_cluster(shape, n, score_stride, list_stride, sms_) : 0;
       sparse_attention({attention, pass.pool->metadata(layer), pass.pool->capacity(), score_stride, cluster, group.settled, group.others, scores_.get(),
-                        score_stride, estimate_blocks(shape, n, score_stride, sms_), lists_.get(), open_selected_.get() + group.first + begin},
+                        score_stride, estimate_blocks(shape, n, score_stride, sms_), lists_.get(), open_selected_.get() + group.first + begin, fresh},
                        launch_here());
     } else {
       decode_attention(attention, launch_here());
@@ -380,11 +394,8 @@ void Forward::enqueue_layers(Pass& pass, const JobControl* job) {
       if (job) job->check();
       const DeviceLayer& w = weights_.layers[static_cast<size_t>(l)];
       if (!projected) project(pass.n_rows, w.attn_norm, x_.get(), w.qkv, qkv_.get(), qkv_dim, hidden, Epilogue::half);
-      rope_append({reinterpret_cast<const AppendTask*>(plan_device_.get() + pass.tasks_at), static_cast<int>(pass.tasks.size()), qkv_.get(),
-                   q_sinks_.get(), pass.pool->kv(l), pass.pool->metadata(l), weights_.inv_freq, spec_.rope_attention_factor, w.qkv_bias,
-                   static_cast<int>(spec_.n_heads), static_cast<int>(spec_.n_kv_heads), static_cast<int>(d), pass.page_size,
-                   pass.pool->capacity(), weights_.type},
-                  launch_here());
+      const bool appended = std::any_of(std::begin(plan.groups), std::end(plan.groups), [](const RowGroup& g) { return g.appends; });
+      if (!appended) rope_append(append_params(pass, l), launch_here());
       // After the last layer's keys nobody needs a prefill's rows but the last.
       const bool last = l + 1 == spec_.n_layers && pass.drop_last;
       if (last && !pass.segments[0].work->keep_last) return;
@@ -439,7 +450,7 @@ static std::vector<int64_t> shape_of(const Pass& pass, bool greedy) {
   for (const LayerPlan& plan : pass.layers) {
     key.insert(key.end(), {plan.begin, plan.end});
     for (const RowGroup& g : plan.groups) {
-      key.insert(key.end(), {static_cast<int64_t>(g.rows.size()), g.first, g.selects, g.others, g.tokens, g.evicts, g.list_pages, bucket(g.keys), bucket(g.pages), bucket(g.kept)});
+      key.insert(key.end(), {static_cast<int64_t>(g.rows.size()), g.first, g.selects, g.others, g.appends, g.tokens, g.evicts, g.list_pages, bucket(g.keys), bucket(g.pages), bucket(g.kept)});
     }
   }
   return key;

@@ -68,6 +68,7 @@ class Forward {
   };
 
   void append(Pass& pass);
+  AppendParams append_params(const Pass& pass, int64_t layer) const;
   void enqueue_layers(Pass& pass, const JobControl* job);
   void enqueue_attention(Pass& pass, const LayerPlan& plan, int64_t layer);
   void enqueue_rows(Pass& pass, const RowGroup& group, int64_t layer);

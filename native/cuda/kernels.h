@@ -241,6 +241,10 @@ struct SparseParams {
   int blocks;         // estimate_blocks()
   int32_t* lists;     // attention.lists, to be written
   int32_t* open_selected;  // see TopKParams
+  // With tasks, what rope_append would do comes first: task i is the one token of rows[i], append.qkv is attention.q, append.kv
+  // and append.metadata are the cache. Every row must select pages and none score its open page. Whether the queries are
+  // rotated in attention.q afterwards is not said.
+  AppendParams append = {};
 };
 void sparse_attention(const SparseParams&, const Launch&);
 // Whether the current GPU (of compute capability 9.0 or more) has code of the fused kernel in this build.

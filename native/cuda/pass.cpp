@@ -93,6 +93,7 @@ LayerPlan plan_layer(const ModelSpec& spec, Pass& pass, int64_t layer) {
   }
   for (RowGroup& g : plan.groups) {
     g.first = static_cast<int64_t>(pass.rows.size());
+    bool scores_open = false;
     pass.token_lists = pass.token_lists || (g.scoring == Scoring::token_logits && !g.rows.empty());
     for (const ReadRow& r : g.rows) {
       const Segment& s = pass.segments[r.segment];
@@ -101,6 +102,7 @@ LayerPlan plan_layer(const ModelSpec& spec, Pass& pass, int64_t layer) {
       g.keys = std::max<int64_t>(g.keys, d.n);
       g.pages = std::max(g.pages, pages_of(d.n, pass.page_size));
       g.settled = g.settled && s.rows == 1;
+      scores_open = scores_open || d.scores_open;
       g.others = g.others || layer < d.skip_layers || d.reading != Reading::selector;
       if (pass.recalled) pass.top_rows.push_back(top_row(d, s.work->see.recall_top));
       if (s.work->see.recall && d.reading != Reading::dense) g.recall_top = std::max<int64_t>(g.recall_top, pass.top_rows.back().list_pages);
@@ -108,6 +110,9 @@ LayerPlan plan_layer(const ModelSpec& spec, Pass& pass, int64_t layer) {
       if (d.reading == Reading::window) g.tokens = true;
       if (d.reading == Reading::evictor) g.tokens = g.evicts = true, g.kept = std::max<int64_t>(g.kept, d.kept);
     }
+    // Recall looks at the rotated queries afterwards.
+    g.appends = g.selects && g.scoring == Scoring::bounds && !g.others && g.settled && !scores_open && !pass.recalled &&
+                static_cast<int64_t>(g.rows.size()) == pass.n_rows;
   }
   return plan;
 }

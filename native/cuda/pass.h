@@ -51,6 +51,7 @@ struct RowGroup {
   bool selects = false, tokens = false, evicts = false;  // some row does
   bool others = false;      // some row does not select
   bool settled = true;      // no row sees a page that this pass filled, but its last
+  bool appends = false;     // its launches append the pass's tokens too: SparseParams::append; rows[i] is row i of the pass
   int64_t list_pages = 0;   // the longest list
   int64_t keys = 0;         // the most keys a row sees
   int64_t pages = 0;        // the most pages a row has

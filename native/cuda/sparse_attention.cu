@@ -12,6 +12,13 @@
 // comes a ring later; warps meet only at the selection and at the end. Bounds that were final before this step (`settled`)
 // are asked for before the previous kernel has ended.
 //
+// The newest token of a single step: its rotation and its way into the cache (rope_append) are part of this kernel where the
+// caller asks for it, so that it follows the projection directly and its rings fill while that still runs. Every warp rotates
+// the queries it has loaded in registers; cosines and sines depend on nothing and are in shared memory by then. The first
+// block of a cluster stores key and value and updates the open page's bounds; the others read that page only after a cluster
+// barrier, and no block reads those bounds. Not where an open page is scored: one that has just been filled is
+// scored by its bounds in the same step.
+//
 // Two blocks must fit on a multiprocessor: where only one does, a GPU's clusters of four do not all run at once (132
 // multiprocessors hold 30 or 31 of them), and the second round doubles the time.
 //
@@ -25,6 +32,7 @@
 
 #include "cuda/cluster.cuh"
 #include "cuda/group_tile.cuh"
+#include "cuda/rotary.cuh"
 #include "cuda/selection.cuh"
 
 namespace quest::cuda {
@@ -73,6 +81,28 @@ struct PageIds {
   // The page of an entry of tile i, the last one begun. Every lane takes part.
   __device__ int of(int i, int entry) const { return __shfl_sync(kFull, now, ((i & ((32 >> shift) - 1)) << shift) + entry); }
 };
+
+// Bias and rotation of fresh queries. The two columns of a pair lie in the same lane. turns [D / 2]; head: the group's first.
+template <class T, int D>
+__device__ inline void rotate_queries(GroupQueries<D>& queries, const AppendParams& p, const float2* turns, int head, int group, int lane) {
+  static_assert(D % 64 == 0);
+  if (lane / 4 >= group) return;
+#pragma unroll
+  for (int j = 0; j < D / 64; ++j) {
+    const int column = (4 * j + lane % 4) * 8;
+    float a[8], b[8];
+    unpack8<T>(queries.chunk[j], a);
+    unpack8<T>(queries.chunk[j + D / 64], b);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      const float2 turned = rotate(a[i] + bias_at(p, head + lane / 4, column + i), b[i] + bias_at(p, head + lane / 4, column + i + D / 2), turns[column + i]);
+      a[i] = turned.x;
+      b[i] = turned.y;
+    }
+    queries.chunk[j] = pack8<T>(a);
+    queries.chunk[j + D / 64] = pack8<T>(b);
+  }
+}
 
 template <class T, int D, int kSlots>
 __device__ inline void sparse_body(const SparseParams& p) {
@@ -136,10 +166,27 @@ __device__ inline void sparse_body(const SparseParams& p) {
   for (int i = 0; i < kSlots; ++i) issue_bounds(i, i);
   select_prepare<kThreads>(selection);
   cluster_arrive();  // every block has begun before others store into it
+  const bool appends = p.append.n_tasks > 0;
+  auto* turns = reinterpret_cast<float2*>(shared + layout.parts);  // [D / 2]: one part has room for them, and parts come last
+  const int pair = static_cast<int>(threadIdx.x) - (kThreads - D / 2);  // the last threads have one each
+  int newest_page = 0;
+  if (appends) {
+    if (pair >= 0) {
+      newest_page = table[pages - 1];
+      turns[pair] = rotary_turn(n - 1, p.append.inv_freq[pair], p.append.attention_factor);
+    }
+    __syncthreads();
+  }
   if (early) dependency_wait();
 
   GroupQueries<D> queries;
   queries.load(static_cast<const T*>(a.q) + row.row * a.q_stride + kv_head * group * D, group, lane);
+  if (appends) {
+    if (rank == 0 && pair >= 0) {
+      append_pair<T>(p.append, {row.row, 1, n - 1, newest_page, -1}, kv_head, pair, [&](int) { return turns[pair]; });
+    }
+    rotate_queries<T>(queries, p.append, turns, kv_head * group, group, lane);
+  }
   uint32_t lowest = 0xffffffffu, highest = 0;
   // The four lanes of a page store to different blocks.
   const auto store = [&](float score, int page) {
@@ -344,6 +391,7 @@ void sparse_attention(const SparseParams& p, const Launch& how) {
   const DecodeParams& a = p.attention;
   if (a.n_rows == 0) return;
   if (p.cluster == 0) {
+    if (p.append.n_tasks > 0) rope_append(p.append, how);
     estimate({a.rows, a.n_rows, a.shape, a.q, a.q_stride, p.metadata, a.kv, p.pages, p.scores, p.score_stride, p.blocks}, how);
     top_k({a.rows, a.n_rows, a.shape, p.scores, p.score_stride, p.max_pages, p.lists, a.list_stride, p.open_selected}, how);
     decode_attention(a, how);

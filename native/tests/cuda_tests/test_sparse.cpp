@@ -2,7 +2,10 @@
 #include <numeric>
 
 #include "bench/cuda_cases.h"
+#include "cuda/executor.h"
+#include "cuda/pass.h"
 #include "naive_kernels.h"
+#include "random_model.h"
 #include "support.h"
 
 namespace quest::cuda::test {
@@ -126,6 +129,191 @@ TEST(SparseAttention, FusedEqualsTheChain) {
       }
     }
   }
+}
+
+// A step that appends its tokens itself, against rope_append and the step after it: the same bits everywhere. Two branches, the
+// second a fork of the first: all pages shared but the open one, in which it has another length.
+TEST(SparseAttention, AppendsLikeRopeAppend) {
+  QUEST_NEEDS_GPU();
+  // The first, the last and other places of a page; groups of 1, 4, 7 and 8.
+  for (const SparseCase& c : {SparseCase{161, 1, 1, 128, 16, 4, false}, SparseCase{176, 4, 1, 64, 16, 5, false}, SparseCase{330, 8, 1, 128, 16, 7, false},
+                              SparseCase{97, 8, 2, 64, 16, 3, false}, SparseCase{104, 16, 2, 128, 8, 6, false}, SparseCase{40, 2, 2, 64, 1, 9, false},
+                              SparseCase{515, 4, 4, 128, 128, 2, false}, SparseCase{67, 7, 1, 64, 4, 5, false}, SparseCase{352, 4, 1, 128, 16, 1, false}}) {
+    for (Half type : {Half::fp16, Half::bf16}) {
+      for (bool biased : {false, true}) {
+        Random random(static_cast<unsigned>(c.n));
+        Cache cache(random, c.n, c.kv_heads, c.head_dim, c.page_size, type);
+        const int d = c.head_dim, width = (c.heads + 2 * c.kv_heads) * d, full = (cache.pages - 1) * c.page_size;
+        const int lengths[2] = {c.n, full + 1 + (c.n - full) % c.page_size};
+        std::vector<int32_t> forked = cache.table;
+        for (int32_t spare = 0; forked.back() == cache.table.back(); ++spare) {
+          if (std::find(cache.table.begin(), cache.table.end(), spare) == cache.table.end()) forked.back() = spare;
+        }
+        Array<int32_t> fork_table(forked);
+        const int32_t pages[2] = {cache.table.back(), forked.back()};
+
+        // Both open pages as they are before the step: poison from the newest token on, and in the bounds of a page without tokens.
+        const auto original = cache.kv.host();
+        auto kv_before = original;
+        auto bounds_before = cache.metadata_host;
+        for (int b = 0; b < 2; ++b) {
+          for (int h = 0; h < c.kv_heads; ++h) {
+            for (int i = 0; i < d; ++i) {
+              uint16_t &low = bounds_before[cache.bound(h, pages[b], 0, i)], &high = bounds_before[cache.bound(h, pages[b], 1, i)];
+              low = high = 0xffff;
+              for (int t = 0; t < c.page_size; ++t) {
+                const bool old = full + t < lengths[b] - 1;
+                for (int which : {0, 1}) kv_before[cache.at(pages[b], h, which, t, i)] = old ? original[cache.at(pages[0], h, which, t, i)] : 0xffff;
+                if (!old) continue;
+                const uint16_t key = original[cache.at(pages[0], h, 0, t, i)];
+                if (t == 0 || from_half(key, type) < from_half(low, type)) low = key;
+                if (t == 0 || from_half(key, type) > from_half(high, type)) high = key;
+              }
+            }
+          }
+        }
+        const auto input = random.halves(static_cast<size_t>(2 * width), type);
+        std::vector<float> frequencies;
+        for (int i = 0; i < d / 2; ++i) frequencies.push_back(std::pow(10000.0f, -2.0f * static_cast<float>(i) / static_cast<float>(d)));
+        Array<float> inv_freq(frequencies), bias(random.floats(static_cast<size_t>(width), 2));
+        DecodeRow first{}, second{};
+        first.table = cache.device_table.get();
+        first.n = lengths[0];
+        first.row = 1;
+        first.reading = Reading::selector;
+        first.list_pages = c.list_pages;
+        second = first;
+        second.table = fork_table.get();
+        second.n = lengths[1];
+        second.row = 0;
+        Array<DecodeRow> rows(std::vector<DecodeRow>{first, second});
+        Array<AppendTask> tasks(std::vector<AppendTask>{{1, 1, lengths[0] - 1, pages[0], -1}, {0, 1, lengths[1] - 1, pages[1], -1}});
+
+        struct After {
+          std::vector<uint16_t> out, kv, metadata, qkv;
+          std::vector<int32_t> lists;
+        };
+        const auto run = [&](int cluster, bool fused) {
+          const int splits = 2, score_stride = cache.pages;
+          const auto heads = static_cast<size_t>(2 * c.heads);
+          cache.kv.set(kv_before);
+          cache.metadata.set(bounds_before);
+          Array<uint16_t> qkv(input), out(heads * static_cast<size_t>(d));
+          Array<float> partials(heads * splits * static_cast<size_t>(d + 2)), scores(static_cast<size_t>(2 * c.kv_heads * score_stride));
+          Array<unsigned> arrivals(std::vector<unsigned>(heads, 0));
+          Array<int32_t> lists(static_cast<size_t>(2 * c.kv_heads * c.list_pages));
+          const AppendParams append{tasks.get(), 2, qkv.get(), nullptr, cache.kv.get(), cache.metadata.get(), inv_freq.get(), 1.25f,
+                                    biased ? bias.get() : nullptr, c.heads, c.kv_heads, d, c.page_size, cache.capacity, type};
+          const DecodeShape shape{2, c.heads, c.kv_heads, d, shift_of(c.page_size), c.kv_heads, type};
+          const DecodeParams attention{rows.get(), 2, shape, qkv.get(), width, nullptr, cache.kv.get(), lists.get(), c.list_pages,
+                                       out.get(), false, splits, partials.get(), arrivals.get(), nullptr, 0, nullptr};
+          if (!fused) rope_append(append, {});
+          sparse_attention({attention, cache.metadata.get(), cache.capacity, score_stride, cluster, true, false, scores.get(), score_stride, 2,
+                            lists.get(), nullptr, fused ? append : AppendParams{}},
+                           {});
+          return After{out.host(), cache.kv.host(), cache.metadata.host(), qkv.host(), lists.host()};
+        };
+        for (int cluster : {0, 1, 2, 4, 8}) {
+          const std::string where = std::to_string(c.n) + " tokens, " + std::to_string(c.heads) + "/" + std::to_string(c.kv_heads) + " heads of " +
+                                    std::to_string(d) + ", page " + std::to_string(c.page_size) + (biased ? ", bias" : "") + ", cluster " + std::to_string(cluster);
+          const After want = run(cluster, false), got = run(cluster, true);
+          ASSERT_EQ(got.kv, want.kv) << where;
+          ASSERT_EQ(got.metadata, want.metadata) << where;
+          ASSERT_EQ(got.lists, want.lists) << where;
+          ASSERT_EQ(got.out, want.out) << where;
+          // One kernel leaves the projection alone: blocks that start late must find it as it was.
+          EXPECT_EQ(got.qkv, cluster > 0 ? input : want.qkv) << where;
+          // Nothing was read before it was there, and what was compared is what the step writes.
+          for (double x : widen(got.out, type)) ASSERT_TRUE(std::isfinite(x)) << where;
+          for (int b = 0; b < 2; ++b) {
+            for (int which : {0, 1}) {
+              const size_t newest = cache.at(pages[b], c.kv_heads - 1, which, lengths[b] - 1 - full, d - 1);
+              EXPECT_EQ(kv_before[newest], 0xffff) << where;
+              EXPECT_NE(got.kv[newest], 0xffff) << where;
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+// Which passes leave the append to the sparse kernel, and that a model's logits do not depend on it: recall needs the rotated
+// queries in memory, so that a measured step takes the other way.
+TEST(SparseAttention, StepsAppendWhereEveryRowSelects) {
+  QUEST_NEEDS_GPU();
+  const RandomModel model({4, 2, 64, true, false});
+  const auto executor = make_cuda_executor(model.spec, 0);
+  const JobControl job;
+  std::vector<int32_t> ids;
+  for (int i = 0; i < 90; ++i) ids.push_back(i * 37 % 80);
+  const std::span<const int32_t> all(ids);
+  const auto base = executor->create(16);
+  executor->prefill(*base, all.subspan(0, 60), false, job);
+  MethodOptions quest, paper;
+  quest.method = Method::quest;
+  quest.budget_tokens = 32;
+  quest.skip_layers = 0;
+  paper = quest;
+  paper.method = Method::quest_paper;
+
+  const auto logits = [&](int64_t recall_top) {
+    const auto one = executor->fork(*base, quest), two = executor->fork(*base, quest);
+    std::vector<float> out;
+    for (size_t at = 60; at < all.size(); ++at) {
+      FeedRequest requests[2];
+      for (int i = 0; i < 2; ++i) {
+        requests[i].branch = i == 0 ? one.get() : two.get();
+        requests[i].ids = all.subspan(i == 0 ? at : all.size() - 1 - (at - 60), 1);
+        requests[i].logits = Logits::all;
+        requests[i].recall_top = recall_top;
+      }
+      executor->feed(requests, job);
+      for (const FeedRequest& r : requests) out.insert(out.end(), r.logits_out.begin(), r.logits_out.end());
+    }
+    return out;
+  };
+  EXPECT_EQ(logits(0), logits(5));
+
+  // Of a pass over the last tokens that the branches hold: whether each of its layers appends.
+  struct Row {
+    const MethodOptions& method;
+    size_t rows;
+    bool recall;
+  };
+  const auto appends = [&](const std::vector<Row>& list) {
+    std::vector<std::shared_ptr<Branch>> branches;
+    std::vector<Work> works(list.size());
+    std::vector<int64_t> bases;
+    std::vector<float> recall(16);
+    for (size_t i = 0; i < list.size(); ++i) {
+      branches.push_back(executor->fork(*base, list[i].method));
+      works[i].branch = static_cast<CudaBranch*>(branches[i].get());
+      works[i].ids = all.subspan(60 - list[i].rows, list[i].rows);
+      if (list[i].recall) works[i].see.recall = recall.data(), works[i].see.recall_top = 5;
+      bases.push_back(60 - static_cast<int64_t>(list[i].rows));
+    }
+    std::vector<bool> layers;
+    for (const LayerPlan& plan : plan_pass(model.spec, works, bases).layers) {
+      bool some = false;
+      for (const RowGroup& g : plan.groups) some = some || g.appends;
+      layers.insert(layers.end(), static_cast<size_t>(plan.end - plan.begin), some);
+    }
+    return layers;
+  };
+  MethodOptions full, later = quest, roomy = quest;
+  later.skip_layers = 1;
+  roomy.budget_tokens = 64;
+  const std::vector<bool> both{true, true}, none{false, false}, second{false, true};
+  EXPECT_EQ(appends({{quest, 1, false}}), both);
+  EXPECT_EQ(appends({{quest, 1, false}, {quest, 1, false}}), both);
+  EXPECT_EQ(appends({{later, 1, false}}), second);
+  EXPECT_EQ(appends({{quest, 2, false}}), none);                      // the second row sees a page that the first wrote
+  EXPECT_EQ(appends({{quest, 1, false}, {full, 1, false}}), none);    // another row reads everything
+  EXPECT_EQ(appends({{quest, 1, false}, {later, 1, false}}), second);
+  EXPECT_EQ(appends({{paper, 1, false}}), none);                      // the open page is scored
+  EXPECT_EQ(appends({{roomy, 1, false}}), none);                      // everything fits
+  EXPECT_EQ(appends({{quest, 1, true}}), none);                       // recall
 }
 
 // The shapes that are timed, on numbers made on the GPU: the fused kernel, the chain and the plain kernels.
