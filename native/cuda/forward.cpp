@@ -45,7 +45,8 @@ Forward::Forward(const ModelSpec& spec, const DeviceWeights& weights, cudaStream
   overlap_ = major >= 9 && flag("QUEST_CUDA_OVERLAP", true);
   clusters_ = major >= 9 && sparse_fuses() && flag("QUEST_CUDA_CLUSTERS", true);
   // The blocks of a chain wait for each other: two chains at once could each hold half of the GPU for ever, so one Forward of the process has them.
-  chains_ = major >= 9 && flag("QUEST_CUDA_CHAINS", true) && !chain_owner.test_and_set();
+  // (Like the fused kernel, chains are Hopper's own code.)
+  chains_ = major >= 9 && sparse_fuses() && flag("QUEST_CUDA_CHAINS", true) && !chain_owner.test_and_set();
   graphs_ = flag("QUEST_CUDA_GRAPHS", true);
   const WorkspaceSizes sizes = workspace_sizes(spec);
   x_.resize(sizes.x);
@@ -89,7 +90,6 @@ Int4GemvParams Forward::int4_gemv_of(const Product& p) const {
           p.out, static_cast<int>(p.rows), static_cast<int>(p.n), static_cast<int>(p.k), p.epilogue, sms_};
 }
 
-// Products of one row after each other, in one kernel where they allow it. False: nothing was enqueued.
 bool Forward::chain(std::span<const Product> products) {
   if (!chains_) return false;
   Int4GemvChainParams p{};
@@ -104,25 +104,24 @@ bool Forward::chain(std::span<const Product> products) {
   return true;
 }
 
-// in half [rows, k], or the residual stream with its norm; weight [n, k].
-void Forward::project(int64_t rows, const float* norm, const void* in, const DeviceMatrix& weight, void* out, int64_t n, int64_t k,
-                      Epilogue epilogue) {
-  const int r = static_cast<int>(rows), columns = static_cast<int>(n), depth = static_cast<int>(k);
-  const Product product{rows, norm, in, &weight, out, n, k, epilogue};
-  if (weight.group > 0 && rows <= kInt4Rows && k <= kMaxInputColumns) return int4_gemv(int4_gemv_of(product), launch_here());
-  if (weight.group == 0 && rows <= kGemvRows && k <= kMaxInputColumns) return gemv(gemv_of(product), launch_here());
-  if (norm) {
-    rmsnorm({static_cast<const float*>(in), nullptr, norm, xn_.get(), r, depth, spec_.norm_eps, weights_.type}, launch_here());
+void Forward::project(const Product& p) {
+  const DeviceMatrix& weight = *p.weight;
+  if (weight.group > 0 && p.rows <= kInt4Rows && p.k <= kMaxInputColumns) return int4_gemv(int4_gemv_of(p), launch_here());
+  if (weight.group == 0 && p.rows <= kGemvRows && p.k <= kMaxInputColumns) return gemv(gemv_of(p), launch_here());
+  const int rows = static_cast<int>(p.rows), n = static_cast<int>(p.n), k = static_cast<int>(p.k);
+  const void* in = p.in;
+  if (p.norm) {
+    rmsnorm({static_cast<const float*>(in), nullptr, p.norm, xn_.get(), rows, k, spec_.norm_eps, weights_.type}, launch_here());
     in = xn_.get();
   }
-  const bool silu = epilogue == Epilogue::silu_mul;
+  const bool silu = p.epilogue == Epilogue::silu_mul;
   const void* matrix = weight.data;
   if (weight.group > 0) {
-    int4_unpack({weight.data, unpacked_.get(), columns, depth, weight.group, silu}, launch_here());
+    int4_unpack({weight.data, unpacked_.get(), n, k, weight.group, silu}, launch_here());
     matrix = unpacked_.get();
   }
-  blas_.product({in, matrix, silu ? gate_up_.get() : out, r, columns, depth, silu ? Epilogue::half : epilogue, weights_.type}, launch_here());
-  if (silu) silu_mul({gate_up_.get(), out, rows, columns / 2, weights_.type}, launch_here());
+  blas_.product({in, matrix, silu ? gate_up_.get() : p.out, rows, n, k, silu ? Epilogue::half : p.epilogue, weights_.type}, launch_here());
+  if (silu) silu_mul({gate_up_.get(), p.out, p.rows, n / 2, weights_.type}, launch_here());
 }
 
 // Makes room in a branch's page table and lists, on the host and on the device. Entries of the table pass through `staging`,
@@ -393,7 +392,7 @@ void Forward::enqueue_layers(Pass& pass, const JobControl* job) {
     for (int64_t l = plan.begin; l < plan.end; ++l) {
       if (job) job->check();
       const DeviceLayer& w = weights_.layers[static_cast<size_t>(l)];
-      if (!projected) project(pass.n_rows, w.attn_norm, x_.get(), w.qkv, qkv_.get(), qkv_dim, hidden, Epilogue::half);
+      if (!projected) project({pass.n_rows, w.attn_norm, x_.get(), &w.qkv, qkv_.get(), qkv_dim, hidden, Epilogue::half});
       const bool appended = std::any_of(std::begin(plan.groups), std::end(plan.groups), [](const RowGroup& g) { return g.appends; });
       if (!appended) rope_append(append_params(pass, l), launch_here());
       // After the last layer's keys nobody needs a prefill's rows but the last.
@@ -413,14 +412,8 @@ void Forward::enqueue_layers(Pass& pass, const JobControl* job) {
       } else if (chain(std::array{o, gate_up, down})) {
         continue;
       }
-      project(rows, nullptr, attn_.get() + first * q_dim, w.o, x, hidden, q_dim, Epilogue::residual);
-      project(rows, w.ffn_norm, x, w.gate_up, act_.get(), 2 * spec_.ffn, hidden, Epilogue::silu_mul);
-      project(rows, nullptr, act_.get(), w.down, x, hidden, spec_.ffn, Epilogue::residual);
+      for (const Product& product : {o, gate_up, down}) project(product);
     }
-  }
-  if (!pass.rows.empty()) {
-    check(cudaMemcpyAsync(slots_[pass.slot].open_selected.get(), open_selected_.get(), pass.rows.size() * sizeof(int32_t), cudaMemcpyDeviceToHost, stream_),
-          "counters");
   }
 }
 
@@ -428,7 +421,8 @@ void Forward::enqueue_layers(Pass& pass, const JobControl* job) {
 void Forward::enqueue_step(Pass& pass) {
   const auto rows = static_cast<int>(pass.n_rows);
   float* logits = logits_.get() + pass.slot * kStepRows * spec_.vocab;
-  project(pass.n_rows, weights_.norm, x_.get(), {weights_.lm_head}, logits, spec_.vocab, spec_.hidden, Epilogue::fp32);
+  const DeviceMatrix head{weights_.lm_head};
+  project({pass.n_rows, weights_.norm, x_.get(), &head, logits, spec_.vocab, spec_.hidden, Epilogue::fp32});
   argmax({logits, next_ids_.get(), rows, static_cast<int>(spec_.vocab)}, launch_here());
   check(cudaMemcpyAsync(slots_[pass.slot].next_ids.get(), next_ids_.get(), static_cast<size_t>(rows) * sizeof(int32_t), cudaMemcpyDeviceToHost, stream_),
         "next ids");
@@ -499,7 +493,8 @@ void Forward::logits(Pass& pass) {
     rmsnorm({x_.get(), targets_.get() + begin, weights_.norm, xn_.get(), static_cast<int>(count), static_cast<int>(spec_.hidden), spec_.norm_eps,
              weights_.type},
             launch_here());
-    project(static_cast<int64_t>(count), nullptr, xn_.get(), {weights_.lm_head}, logits_.get(), spec_.vocab, spec_.hidden, Epilogue::fp32);
+    const DeviceMatrix head{weights_.lm_head};
+    project({static_cast<int64_t>(count), nullptr, xn_.get(), &head, logits_.get(), spec_.vocab, spec_.hidden, Epilogue::fp32});
     bool likelihoods = false;
     for (size_t i = 0; i < count; ++i) {
       const Work& w = *wanted[begin + i].segment->work;
@@ -534,6 +529,10 @@ void Forward::launch_pass(Pass& pass, bool greedy, const JobControl* job) {
   const auto enqueue = [&](const JobControl* control) {
     enqueue_layers(pass, control);
     if (greedy) enqueue_step(pass);
+    // Behind the last kernel: a copy between kernels keeps the next one from starting early.
+    if (pass.rows.empty()) return;
+    check(cudaMemcpyAsync(slots_[pass.slot].open_selected.get(), open_selected_.get(), pass.rows.size() * sizeof(int32_t), cudaMemcpyDeviceToHost, stream_),
+          "counters");
   };
   if (!graphs_ || !single_rows || prefills || pass.examined()) return enqueue(job);
   if (job) job->check();

@@ -73,20 +73,21 @@ class Forward {
   void enqueue_attention(Pass& pass, const LayerPlan& plan, int64_t layer);
   void enqueue_rows(Pass& pass, const RowGroup& group, int64_t layer);
   void examine_rows(Pass& pass, const RowGroup& group, int64_t layer, int64_t begin, int64_t count, int64_t list_stride);
-  // A projection of decode rows: out = in weight^T, with what is fused around it.
+  // A projection out = in weight^T, with what is fused around it.
   struct Product {
     int64_t rows;
-    const float* norm;
-    const void* in;
-    const DeviceMatrix* weight;
-    void* out;
+    const float* norm;           // [k] of the norm of the input, or null
+    const void* in;              // [rows, k] half; with a norm the residual stream, fp32
+    const DeviceMatrix* weight;  // [n, k]
+    void* out;                   // [rows, n], see Epilogue
     int64_t n, k;
     Epilogue epilogue;
   };
   GemvParams gemv_of(const Product& p) const;
   Int4GemvParams int4_gemv_of(const Product& p) const;
+  // Products of one row after each other, in one kernel where they allow it. False: nothing was enqueued.
   bool chain(std::span<const Product> products);
-  void project(int64_t rows, const float* norm, const void* in, const DeviceMatrix& weight, void* out, int64_t n, int64_t k, Epilogue epilogue);
+  void project(const Product& p);
   void enqueue_step(Pass& pass);
   void launch_pass(Pass& pass, bool greedy, const JobControl* job);
   Pass begin(std::span<Work> works, int slot, bool fed);

@@ -49,6 +49,7 @@ struct Place {
 
 template <int kGroups>
 __global__ void QUEST_LAUNCH_BOUNDS(kThreads, 2) int4_chain_kernel(Int4GemvChainParams p) {
+#if defined(QUEST_EMULATE) || (defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900)
   constexpr int kBytes = int4_block_bytes(kInt4Inputs / kGroups);
   unsigned char* shared = dynamic_shared();
   const int tid = static_cast<int>(threadIdx.x), lane = tid % 32, half = tid / 32 / kHalf, warp = tid / 32 % kHalf;
@@ -141,6 +142,7 @@ __global__ void QUEST_LAUNCH_BOUNDS(kThreads, 2) int4_chain_kernel(Int4GemvChain
       __syncthreads();
     }
   }
+#endif
 }
 
 template <int kGroups>

@@ -13,7 +13,7 @@ class WarpRing {
   static constexpr int kBarrierBytes = kSlots * 8;           // of `barriers`, aligned to 8
 
   __device__ WarpRing(unsigned char* data, unsigned char* barriers, int lane) : data_(data), barriers_(barriers), lane_(lane) {
-#ifndef QUEST_EMULATE
+#if !defined(QUEST_EMULATE) && __CUDA_ARCH__ >= 900
     if (lane == 0) {
       for (int i = 0; i < kSlots; ++i) asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(barrier(i)) : "memory");
       asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
