@@ -12,7 +12,7 @@
 // shared memory, splits in global memory by whichever block of the row comes last, always in the same order.
 //
 // Bytes: 2 * d * 2 per key and KV head. 32 heads, d 128: 32K dense 537 MB, 179 us at 3.0 TB/s; 2048 selected keys 33.5 MB,
-// 11 us. Measured on an H100 (3.1 TB/s read): 32K dense 182 to 188 us, 128K 709 us (98%); 2048 selected 18 to 21 us, of which
+// 11 us. Measured on an H100 (3.1 TB/s read): 32K dense 183 us, 128K 711 us (97%); 2048 selected 18 to 21 us, of which
 // 7 us are a chain of dependent reads (row, list, page table, keys, partial results). 32K 32/8: 53 to 59 us.
 // Test: quest_cuda_tests --gtest_filter='DecodeAttention*'. Time: quest_cuda_bench attention.
 #include <algorithm>

@@ -10,7 +10,7 @@
 // multiprocessor (one on sm_80 and sm_89).
 //
 // Bytes: 4 d per key and KV head. 8 KV heads, d 128: 32K 134 MB, 43.4 us at 3.09 TB/s; 128K 174 us.
-// Measured on an H100 with 33 splits: 58.6 us (spread 14%) and 185 us, no faster than plain cores were; 32 not yet measured.
+// Measured on an H100: 51.8 and 185 us.
 // Test: quest_cuda_tests --gtest_filter='DecodeAttention*'. Time: quest_cuda_bench attention.
 #include "cuda/decode_group.h"
 #include "cuda/decode_splits.cuh"

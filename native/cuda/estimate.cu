@@ -9,7 +9,7 @@
 // Four warps per block, each takes tiles of 16 pages; the heads of a group share each loaded page. Where the next tile's pages
 // are is looked up a tile ahead.
 // Bytes: 4 d per page and KV head. 32 heads, d 128, 32K tokens: 33.5 MB, 10.9 us at 3.0 TB/s; 128K: 43.4 us.
-// Measured on an H100: 15.8 and 53.3 us; 32/8 heads 5.7 and 15.5 us.
+// Measured on an H100: 15.2 and 53.2 us; 32/8 heads 5.5 and 15.5 us.
 // Test: quest_cuda_tests --gtest_filter='Estimate*'. Time: quest_cuda_bench attention.
 #include <algorithm>
 

@@ -10,7 +10,7 @@
 // before the prologue, and with programmatic launch before the predecessor has ended. The inputs lie in shared memory as B operands.
 //
 // Bytes: 0.53 n k. 4096 x 4096: 8.9 MB, 3.0 us at 3.0 TB/s; a layer of Llama-2-7B: 107.5 MB, 36 us.
-// Measured on an H100, one row: o 45%, qkv 61%, gate_up 65%, down 57% of the read bandwidth, short of the 60% wanted at 4096 x 4096.
+// Measured on an H100, one row: o 46%, qkv 60%, gate_up 64%, down 56% of the read bandwidth, short of the 60% wanted at 4096 x 4096.
 // Rings filled by cp.async gave the same alone and made whole steps slower (7B int4, 32K, Quest 2048: 4.4 ms against 3.7 ms).
 // Test: quest_cuda_tests --gtest_filter='Int4*'. Time: quest_cuda_bench int4.
 #include "cuda/dispatch.cuh"

@@ -24,7 +24,7 @@
 //
 // Bytes: 4 d per page and KV head, then 4 d per chosen token and KV head. 32 heads, d 128, 32K, 2048 chosen: 67 MB, 21.7 us at
 // 3.09 TB/s; 128K: 168 MB, 54 us; 32/8 heads: 5.4 and 13.6 us.
-// Measured on an H100 (chain of kernels in brackets): 34.3 us (43.1), 71.7 (79.4); 32/8 heads 16.1 (23.6) and 30.4 (35.2).
+// Measured on an H100: 32.5 and 71.8 us; 32/8 heads 15.8 and 30.1 us. (The chain of kernels: 43.1, 79.4, 23.6, 35.2.)
 // What is lost: 3 us of selection, 1 us per cluster barrier, and clusters that share multiprocessors with others, which attend
 // up to half as long again as those that do not.
 // Test: quest_cuda_tests --gtest_filter='Sparse*'. Time: quest_cuda_bench attention.

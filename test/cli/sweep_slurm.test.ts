@@ -71,11 +71,11 @@ describe.runIf(hasAddon && missing === undefined)('quest sweep on Slurm', { time
     await until('a row', () => journalRows(out) >= 3);
     process.kill(parent, 'SIGKILL');
     await first;
+    slurm.call('sbatch', '--partition=urgent', '--exclusive', '--output=/dev/null', '--wrap=true');
+    const before = journalRows(out);
     const local = await quest(['sweep', file, '--out', out], { env: slurm.env });
     expect(local.stderr).toMatch(/is being computed by job \d+ of Slurm/);
     expect(local.code).toBe(3);
-    slurm.call('sbatch', '--partition=urgent', '--exclusive', '--output=/dev/null', '--wrap=true');
-    const before = journalRows(out);
     const second = await sweep(out);
     expect(second.stderr).toMatch(/job \d+ of this sweep is in the queue: waiting for it/);
     expect(second.stderr).not.toMatch(/submitted/);
