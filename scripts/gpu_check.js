@@ -190,6 +190,53 @@ for (const args of [
   });
 }
 
+check('every kernel can be timed', () => {
+  const kernels = 'dense,estimate,topk,attention,sparse,prefill,append,norm,gemv,gemm';
+  const axes = [
+    '--context',
+    '4096',
+    '--budget',
+    '512',
+    '--heads',
+    '32/8',
+    '--seconds',
+    '0.01',
+    '--format',
+    'csv',
+  ];
+  const { stdout } = succeed('bench', 'kernels', '--kernel', kernels, ...axes, '--device', 'cuda');
+  for (const kernel of kernels.split(','))
+    must(stdout.includes(`\n${kernel},`), `no row of ${kernel}:\n${stdout}`);
+  return `${stdout.trim().split('\n').length - 1} rows`;
+});
+
+/** The same greedy tokens whichever way the kernels are launched. */
+for (const switched of ['QUEST_CUDA_OVERLAP', 'QUEST_CUDA_GRAPHS']) {
+  check(`${switched}=0 changes no token`, () => {
+    const args = [
+      'generate',
+      '--prompt',
+      text,
+      '--method',
+      'quest',
+      '--budget',
+      '64',
+      '--max-tokens',
+      '64',
+      '--device',
+      'cuda',
+    ];
+    const want = succeed(...args).stdout;
+    process.env[switched] = '0';
+    try {
+      must(succeed(...args).stdout === want, 'other tokens');
+    } finally {
+      delete process.env[switched];
+    }
+    return `${want.length} characters`;
+  });
+}
+
 rmSync(scratch, { recursive: true, force: true });
 process.stdout.write(`${total.passed} passed, ${total.failed} failed\n`);
 process.exit(total.failed === 0 && total.passed > 0 ? 0 : 1);

@@ -55,13 +55,14 @@ build() {
     cmake --build "$root/build-gpu" -j "$jobs" --target $targets
 }
 
-# The measured tables and figures, in $logs/results-kernels and $logs/results-e2e-*.
+# The measured tables and figures of results/h100, in $logs/h100.
 results() {
   local bench="node $root/bin/quest.js bench" budgets=512,1024,2048,4096
-  $bench kernels --device cuda --context 8192,16384,32768,65536,131072 --budget $budgets --heads 32/32,32/8 --seconds 0.25 --out "$logs/results-kernels" &&
-    $bench e2e --device cuda --shape llama2-7b --context 8192,16384,32768 --budget $budgets,full --out "$logs/results-e2e-7b" &&
-    $bench e2e --device cuda --shape llama3.1-8b --context 32768,131072 --budget $budgets,full --out "$logs/results-e2e-8b" &&
-    $bench compare --device cuda --context 32768 --budget 2048 --out "$logs/results-compare"
+  $bench kernels --device cuda --budget $budgets --seconds 0.15 --out "$logs/h100" &&
+    $bench e2e --device cuda --shape llama2-7b --budget $budgets,full --out "$logs/h100/e2e-llama2-7b" &&
+    $bench e2e --device cuda --shape llama2-7b --weights int4 --budget $budgets,full --out "$logs/h100/e2e-llama2-7b-int4" &&
+    $bench e2e --device cuda --shape llama3.1-8b --context 32768,131072 --budget $budgets,full --out "$logs/h100/e2e-llama3.1-8b" &&
+    $bench compare --device cuda --context 32768 --budget 2048 --out "$logs/h100/compare"
 }
 
 case " $parts " in
@@ -73,7 +74,11 @@ tests=$root/build-gpu/quest_cuda_tests
 export QUEST_ADDON=$root/build-gpu/quest.node
 for part in $parts; do
   case $part in
-  tests) step tests "$tests" ;;
+  tests)
+    step tests "$tests"
+    skipped=$(sed -n 's/^\[  SKIPPED \] \([0-9]*\) test.*listed below.*/\1/p' "$logs/tests.log")
+    echo "tests: ${skipped:-0} skipped (no GPU, no golden vectors: pack_gpu.js --golden, or no room)"
+    ;;
   sanitizer)
     if command -v compute-sanitizer >/dev/null; then
       # The executor launches no kernel that has no test of its own: one generation of every method shows its buffers' sizes.

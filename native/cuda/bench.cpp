@@ -261,6 +261,7 @@ class CudaBench final : public KernelBench {
       p.n_kv_heads = l.shape.n_kv_heads;
       p.head_dim = l.shape.head_dim;
       p.page_size = static_cast<int>(c.page_size);
+      p.pages = l.pages;
       p.type = Half::fp16;
       prefill_attention(p, here());
     });

@@ -105,9 +105,16 @@ class CudaExecutor final : public Executor {
     std::lock_guard lock(running_);
     stream_.use();
     int64_t total = 0;
+    std::map<const KvPool*, int64_t> pages;  // that all requests together take
     for (const FeedRequest& r : requests) {
-      check_append(static_cast<CudaBranch&>(*r.branch), r.ids);
-      total += static_cast<int64_t>(r.ids.size());
+      const auto& b = static_cast<CudaBranch&>(*r.branch);
+      check_append(b, r.ids);
+      const auto rows = static_cast<int64_t>(r.ids.size());
+      total += rows;
+      pages[b.pool.get()] += b.pages.pages_to_extend(rows);
+    }
+    for (const auto& [pool, count] : pages) {
+      if (!pool->has_room(count)) pool->refuse();
     }
     check_feed(spec_, requests);
     for (const FeedRequest& r : requests) {

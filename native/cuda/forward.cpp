@@ -15,7 +15,7 @@ namespace {
 
 constexpr size_t kScoreFloats = size_t{16} << 20;
 constexpr size_t kListEntries = size_t{4} << 20;
-constexpr int kMaxInputColumns = 95 * 1024;  // of a GEMV's input in shared memory
+constexpr size_t kMaxInputColumns = 95 * 1024;  // of a GEMV's input in shared memory, where the GPU has it
 constexpr int kInt4Rows = 32;                // above that, unpacking a 4-bit matrix costs less than reading it every eight rows
 
 // Strides that a captured graph keeps while a sequence grows: four steps to a power of two.
@@ -30,7 +30,8 @@ bool flag(const char* name, bool otherwise) {
   return v ? std::strcmp(v, "0") != 0 : otherwise;
 }
 
-std::atomic_flag chain_owner;
+constexpr int kMaxDevices = 64;
+std::atomic_flag chain_owners[kMaxDevices];
 
 bool is_evictor(const CudaBranch& b) { return method_info(b.method.method).kind == MethodKind::evictor; }
 
@@ -40,13 +41,12 @@ Forward::Forward(const ModelSpec& spec, const DeviceWeights& weights, cudaStream
     : spec_(spec), weights_(weights), stream_(stream) {
   int device = 0, major = 0;
   check(cudaGetDevice(&device), "cudaGetDevice");
+  device_ = static_cast<size_t>(device);
+  max_columns_ = static_cast<int64_t>(std::min(kMaxInputColumns, (shared_limit() - 9 * 1024) / 2));
   check(cudaDeviceGetAttribute(&sms_, cudaDevAttrMultiProcessorCount, device), "cudaDeviceGetAttribute");
   check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "cudaDeviceGetAttribute");
   overlap_ = major >= 9 && flag("QUEST_CUDA_OVERLAP", true);
   clusters_ = major >= 9 && sparse_fuses() && flag("QUEST_CUDA_CLUSTERS", true);
-  // The blocks of a chain wait for each other: two chains at once could each hold half of the GPU for ever, so one Forward of the process has them.
-  // (Like the fused kernel, chains are Hopper's own code.)
-  chains_ = major >= 9 && sparse_fuses() && flag("QUEST_CUDA_CHAINS", true) && !chain_owner.test_and_set();
   graphs_ = flag("QUEST_CUDA_GRAPHS", true);
   const WorkspaceSizes sizes = workspace_sizes(spec);
   x_.resize(sizes.x);
@@ -70,11 +70,14 @@ Forward::Forward(const ModelSpec& spec, const DeviceWeights& weights, cudaStream
     slot.next_ids.resize(static_cast<size_t>(kStepRows));
     check(cudaEventCreateWithFlags(&slot.done, cudaEventDisableTiming), "cudaEventCreate");
   }
+  // The blocks of a chain wait for each other: two chains at once could each hold half of a GPU for ever, so one Forward of the process has
+  // them on each. (Like the fused kernel, chains are Hopper's own code.)
+  chains_ = major >= 9 && sparse_fuses() && flag("QUEST_CUDA_CHAINS", true) && device < kMaxDevices && !chain_owners[device_].test_and_set();
 }
 
 Forward::~Forward() {
   forget_graphs();
-  if (chains_) chain_owner.clear();
+  if (chains_) chain_owners[device_].clear();
   for (Slot& slot : slots_) cudaEventDestroy(slot.done);
 }
 
@@ -106,8 +109,8 @@ bool Forward::chain(std::span<const Product> products) {
 
 void Forward::project(const Product& p) {
   const DeviceMatrix& weight = *p.weight;
-  if (weight.group > 0 && p.rows <= kInt4Rows && p.k <= kMaxInputColumns) return int4_gemv(int4_gemv_of(p), launch_here());
-  if (weight.group == 0 && p.rows <= kGemvRows && p.k <= kMaxInputColumns) return gemv(gemv_of(p), launch_here());
+  if (weight.group > 0 && p.rows <= kInt4Rows && p.k <= max_columns_) return int4_gemv(int4_gemv_of(p), launch_here());
+  if (weight.group == 0 && p.rows <= kGemvRows && p.k <= max_columns_) return gemv(gemv_of(p), launch_here());
   const int rows = static_cast<int>(p.rows), n = static_cast<int>(p.n), k = static_cast<int>(p.k);
   const void* in = p.in;
   if (p.norm) {
@@ -130,8 +133,8 @@ static size_t prepare_branch(const ModelSpec& spec, const Work& w, int32_t* stag
   CudaBranch& b = *w.branch;
   const auto rows = static_cast<int64_t>(w.ids.size());
   const int64_t base = b.length(), size = b.pages.page_size();
+  const auto copy = b.pages.extend(rows);  // all of it, or nothing has happened
   b.broken = true;
-  const auto copy = b.pages.extend(rows);
   if (copy) {
     b.pool->copy_page(*copy, stream);
     b.uploaded = std::min<int64_t>(b.uploaded, base / size);

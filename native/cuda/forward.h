@@ -102,6 +102,8 @@ class Forward {
   cudaStream_t stream_;
   Blas blas_;
   int sms_ = 1;
+  size_t device_ = 0;
+  int64_t max_columns_ = 0;
   bool overlap_ = false;
   bool clusters_ = false;
   bool chains_ = false;  // products of single rows in one kernel

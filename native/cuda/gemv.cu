@@ -13,6 +13,8 @@
 // Measured on an H100, one row: qkv 96%, o 90%, gate_up 95%, down 91%, lm_head 98% of the read bandwidth; eight rows: half of
 // that, bound by the conversion of the inputs.
 // Test: quest_cuda_tests --gtest_filter='Gemv*'. Time: quest_cuda_bench gemv.
+#include <algorithm>
+
 #include "cuda/dispatch.cuh"
 #include "cuda/gemv_norm.cuh"
 
@@ -24,7 +26,7 @@ constexpr int kWarps = 16;
 constexpr int kThreads = kWarps * 32;
 constexpr int kBatch = 4;                     // loads in flight per lane
 constexpr int kStep = 32 * 8 * kBatch;        // elements of a weight row per batch
-constexpr int kMaxInputBytes = 200 * 1024;    // in shared memory
+constexpr size_t kMaxInputBytes = 200 * 1024;  // in shared memory, where the GPU has it
 
 template <class T, int kRows, Epilogue kEpilogue>
 __global__ void QUEST_LAUNCH_BOUNDS(kThreads, kRows < 8 ? 2 : 1) gemv_kernel(GemvParams p) {
@@ -139,8 +141,8 @@ const void* skip_bytes(const void* p, int64_t bytes) { return p ? static_cast<co
 }  // namespace
 
 void gemv(const GemvParams& all, const Launch& how) {
-  const int fit = kMaxInputBytes / (2 * all.k);
-  if (fit < 1) throw Error("E_UNSUPPORTED", "a matrix has " + std::to_string(all.k) + " columns, the GPU kernels take up to 102400");
+  const auto space = static_cast<int>(std::min(kMaxInputBytes, shared_limit() - 1024)), fit = space / (2 * all.k);
+  if (fit < 1) throw Error("E_UNSUPPORTED", "a matrix has " + std::to_string(all.k) + " columns, this GPU's kernels take up to " + std::to_string(space / 2));
   const int64_t out_bytes = all.epilogue == Epilogue::half       ? int64_t{2} * all.n
                             : all.epilogue == Epilogue::silu_mul ? all.n
                                                                  : int64_t{4} * all.n;

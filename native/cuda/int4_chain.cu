@@ -160,7 +160,7 @@ void launch_groups(const Int4GemvChainParams& p, const Launch& how) {
 
 }  // namespace
 
-bool int4_gemv_chains(int most_columns) { return shared_bytes<4>(most_columns) <= 226 * 1024; }
+bool int4_gemv_chains(int most_columns) { return shared_bytes<4>(most_columns) <= shared_limit(); }
 
 void int4_gemv_chain(const Int4GemvChainParams& p, const Launch& how) {
   if (p.products[0].group == 128) return launch_groups<1>(p, how);

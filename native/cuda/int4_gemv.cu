@@ -13,6 +13,8 @@
 // Measured on an H100, one row: o 46%, qkv 60%, gate_up 64%, down 56% of the read bandwidth, short of the 60% wanted at 4096 x 4096.
 // Rings filled by cp.async gave the same alone and made whole steps slower (7B int4, 32K, Quest 2048: 4.4 ms against 3.7 ms).
 // Test: quest_cuda_tests --gtest_filter='Int4*'. Time: quest_cuda_bench int4.
+#include <algorithm>
+
 #include "cuda/dispatch.cuh"
 #include "cuda/int4_unit.cuh"
 
@@ -23,7 +25,8 @@ namespace {
 constexpr int kWarps = 8;
 constexpr int kThreads = kWarps * 32;
 constexpr int kAhead = 4;                   // units in flight per lane
-constexpr int kMaxInputBytes = 190 * 1024;  // in shared memory, beside the partial sums
+constexpr size_t kMaxInputBytes = 190 * 1024;  // in shared memory, where the GPU has it
+constexpr size_t kSumBytes = 9 * 1024;         // beside it
 
 // Stores one tile from the sums of the block's warps: partials [kWarps][16 rows of the tile][rows of the input].
 __device__ inline void store_tile(const Int4GemvParams& p, int tile, const float* partials) {
@@ -109,8 +112,8 @@ const void* skip_bytes(const void* p, int64_t bytes) { return p ? static_cast<co
 }  // namespace
 
 void int4_gemv(const Int4GemvParams& all, const Launch& how) {
-  const int fit = kMaxInputBytes / (2 * int4_units(all.k) * kInt4Inputs);
-  if (fit < 1) throw Error("E_UNSUPPORTED", "a 4-bit matrix has " + std::to_string(all.k) + " inputs, the GPU kernels take up to 97280");
+  const auto space = static_cast<int>(std::min(kMaxInputBytes, shared_limit() - kSumBytes)), fit = space / (2 * int4_units(all.k) * kInt4Inputs);
+  if (fit < 1) throw Error("E_UNSUPPORTED", "a 4-bit matrix has " + std::to_string(all.k) + " inputs, this GPU's kernels take up to " + std::to_string(space / 2));
   const int most = fit < kGemvRows ? fit : kGemvRows;
   const int64_t out_bytes = all.epilogue == Epilogue::half       ? int64_t{2} * all.n
                             : all.epilogue == Epilogue::silu_mul ? all.n

@@ -25,11 +25,19 @@ inline void check(cudaError_t e, const char* what) {
 enum class Half : uint8_t { fp16, bf16 };
 
 // Where and how to launch. With `overlap` (Hopper: programmatic dependent launch) a kernel may start before its predecessor
-// has ended; every kernel here waits for it before touching memory.
+// has ended; before it waits for that, a kernel here touches only what is older: weights, the plan, full pages' bounds.
 struct Launch {
   cudaStream_t stream = nullptr;
   bool overlap = false;
 };
+
+// Shared memory that one block of the current GPU may have, in bytes: 227 KB on sm_90, 163 on sm_80, 99 on sm_86, sm_89 and sm_120.
+inline size_t shared_limit() {
+  int device = 0, bytes = 0;
+  check(cudaGetDevice(&device), "cudaGetDevice");
+  check(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device), "cudaDeviceGetAttribute");
+  return static_cast<size_t>(bytes);
+}
 
 // One kernel over one plain Params struct. cluster: blocks along x that form a cluster (sm_90 and newer; up to 8), or 0.
 template <class Params>

@@ -3,7 +3,7 @@
 //   out[i, h] = softmax(q[i, h] . K[0 .. base + i]^T / sqrt(d)) V
 //
 // The chunk's own keys are already in the cache. A block takes 128 queries of one head (four warps of 32); keys pass in tiles
-// of 64 through two stages filled by cp.async, each row looked up in the page table. Scores, maxima and sums stay in
+// of 64 (32 where a block has less than 102 KB of shared memory) through two stages filled by cp.async, each row looked up in the page table. Scores, maxima and sums stay in
 // registers (online softmax); probabilities are rounded to half for the second product, as in FlashAttention-2. Rows in
 // shared memory are padded to an odd number of 16-byte units. Blocks of the longest rows start first.
 // With 16 queries per warp every product waits for shared memory (each warp reads all of K and V): 256 TFLOP/s on an H100.
@@ -19,10 +19,9 @@ namespace {
 
 constexpr int kRowTiles = 2;  // of 16 queries per warp
 constexpr int kQueries = 4 * kRowTiles * 16;
-constexpr int kKeys = 64;
 constexpr int kThreads = 128;
 
-template <class T, int D>
+template <class T, int D, int kKeys>
 __global__ void QUEST_LAUNCH_BOUNDS(kThreads) prefill_kernel(PrefillParams p) {
   constexpr int kPitch = D + 8;
   constexpr int kChunks = D / 8;  // 16-byte units of a row
@@ -181,6 +180,8 @@ __global__ void QUEST_LAUNCH_BOUNDS(kThreads) prefill_kernel(PrefillParams p) {
   }
 }
 
+size_t shared_bytes(int keys, int d) { return static_cast<size_t>(kQueries + 4 * keys) * static_cast<size_t>(d + 8) * 2; }
+
 }  // namespace
 
 void prefill_attention(const PrefillParams& p, const Launch& how) {
@@ -194,7 +195,12 @@ void prefill_attention_mma(const PrefillParams& p, const Launch& how) {
     with_head_dim(p.head_dim, [&](auto d) {
       using T = decltype(t);
       constexpr int D = decltype(d)::value;
-      launch(how, "prefill_attention", prefill_kernel<T, D>, grid, kThreads, size_t{kQueries + 4 * kKeys} * (D + 8) * 2, p);
+      const auto with_keys = [&](auto keys) {
+        constexpr int kKeys = decltype(keys)::value;
+        launch(how, "prefill_attention", prefill_kernel<T, D, kKeys>, grid, kThreads, shared_bytes(kKeys, D), p);
+      };
+      if (shared_bytes(64, D) <= shared_limit()) return with_keys(std::integral_constant<int, 64>{});
+      with_keys(std::integral_constant<int, 32>{});
     });
   });
 }

@@ -44,7 +44,7 @@ constexpr int kThreads = kWarps * 32;
 constexpr int kTilePages = 8;    // bounds in a slot
 constexpr int kTileTokens = 16;  // keys, or values, in a slot
 constexpr int kMaxCluster = 8;  // what every GPU with clusters has
-constexpr size_t kMaxShared = 228 * 1024 / 2 - 1024;  // two blocks per multiprocessor
+constexpr size_t kHalfShared = 228 * 1024 / 2 - 1024;  // two blocks per multiprocessor on sm_90
 
 // What lies where in a block's dynamic shared memory, in bytes.
 struct Layout {
@@ -362,6 +362,8 @@ __global__ void QUEST_LAUNCH_BOUNDS(kThreads, 2) sparse_kernel(SparseParams p) {
 #endif
 }
 
+size_t max_shared() { return std::min(kHalfShared, shared_limit()); }
+
 size_t shared_bytes(const DecodeShape& s, int slots, int cluster, int64_t max_pages, int64_t list_pages) {
   return layout_of(s.head_dim, slots, s.n_heads / s.n_kv_heads, cluster, max_pages, list_pages).bytes;
 }
@@ -383,8 +385,8 @@ int sparse_cluster(const DecodeShape& s, int n_rows, int64_t max_pages, int64_t 
   if ((s.head_dim != 64 && s.head_dim != 128) || s.n_lists != s.n_kv_heads || s.n_heads > kGroupHeads * s.n_kv_heads || heads > 4 * sms) return 0;
   int cluster = 1;
   while (cluster < kMaxCluster && heads * cluster * 2 <= sms) cluster *= 2;
-  while (cluster > 1 && shared_bytes(s, 2, cluster, max_pages, list_pages) > kMaxShared) cluster /= 2;
-  return shared_bytes(s, 2, cluster, max_pages, list_pages) <= kMaxShared ? cluster : 0;
+  while (cluster > 1 && shared_bytes(s, 2, cluster, max_pages, list_pages) > max_shared()) cluster /= 2;
+  return shared_bytes(s, 2, cluster, max_pages, list_pages) <= max_shared() ? cluster : 0;
 }
 
 void sparse_attention(const SparseParams& p, const Launch& how) {
@@ -398,7 +400,7 @@ void sparse_attention(const SparseParams& p, const Launch& how) {
     return;
   }
   const dim3 grid(static_cast<unsigned>(p.cluster), static_cast<unsigned>(a.shape.n_kv_heads), static_cast<unsigned>(a.n_rows));
-  const int slots = shared_bytes(a.shape, 3, p.cluster, p.max_pages, a.list_stride) <= kMaxShared ? 3 : 2;
+  const int slots = shared_bytes(a.shape, 3, p.cluster, p.max_pages, a.list_stride) <= max_shared() ? 3 : 2;
   const size_t bytes = shared_bytes(a.shape, slots, p.cluster, p.max_pages, a.list_stride);
   with_half(a.shape.type, [&](auto t) {
     using T = decltype(t);

@@ -78,7 +78,7 @@ export const PULL_OPTIONS: readonly OptionSpec[] = [
     type: 'size',
     placeholder: 'SIZE',
     commands: MODEL,
-    help: 'info: plan for a GPU with this much free, too, which need not be there',
+    help: 'info: plan for a GPU with this much free, too; none need be there, but the build must have the CUDA backend',
   }),
   option({
     name: 'dry-run',

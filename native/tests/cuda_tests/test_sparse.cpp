@@ -382,6 +382,8 @@ TEST(SparseAttention, WholeLayers) {
 }
 
 TEST(SparseAttention, ChoosesAClusterThatFillsTheGpu) {
+  QUEST_NEEDS_GPU();
+  if (shared_limit() < 227 * 1024) GTEST_SKIP() << "the sizes below are those of sm_90";
   const DecodeShape mha{2, 32, 32, 128, 4, 32, Half::fp16}, gqa{2, 32, 8, 128, 4, 8, Half::fp16}, own{2, 32, 8, 128, 4, 32, Half::fp16};
   EXPECT_EQ(sparse_cluster(mha, 1, 2048, 128, 132), 4);
   EXPECT_EQ(sparse_cluster(mha, 2, 2048, 128, 132), 2);
