@@ -4,6 +4,8 @@ import { cellReader, type ReportRun } from './html-run.js';
 export interface ScoredCell {
   /** The evaluation, with the task or text of it where a run has several: `passkey`, `longbench/qasper`, `ppl/860`. */
   task: string;
+  /** The task of a run that has several, by its name in the plan. */
+  part?: string;
   /** What a panel of these cells is called: `passkey, 10000 tokens`. */
   title: string;
   /** What was read, where that is not the task itself: `sample`, `moby-dick (pg19-train)`. */
@@ -11,6 +13,8 @@ export interface ScoredCell {
   /** `accuracy (%)`, `F1`, `perplexity (lower is better)`. */
   metric: string;
   lowerIsBetter: boolean;
+  /** The best score that there can be, the worst being 0; absent where scores have no end. */
+  bestScore: number | undefined;
   method: string;
   budgetTokens: number | undefined;
   samples: number | undefined;
@@ -27,13 +31,14 @@ interface Kind {
   score: string;
   metric: string;
   lowerIsBetter?: boolean;
+  bestScore?: number;
   /** What the line belongs to; nothing for lines that stand for a part of a cell. */
   place(
     get: Get,
     row: readonly string[],
     rows: readonly string[][],
     reader: ReturnType<typeof cellReader>,
-  ): Pick<ScoredCell, 'task' | 'title' | 'data'> | undefined;
+  ): Pick<ScoredCell, 'task' | 'part' | 'title' | 'data'> | undefined;
 }
 
 /** Perplexity's lines are in the order of the text: the last of a book and cell stands for the whole. */
@@ -60,6 +65,7 @@ const KINDS: Readonly<Record<string, Kind>> = {
   passkey: {
     score: 'accuracy_pct',
     metric: 'accuracy (%)',
+    bestScore: 100,
     place: (get) => ({
       task: 'passkey',
       title: `passkey, ${get('context_tokens')} tokens`,
@@ -69,10 +75,12 @@ const KINDS: Readonly<Record<string, Kind>> = {
   longbench: {
     score: 'score',
     metric: 'score',
+    bestScore: 100,
     place: (get) =>
       get('bucket') === 'all'
         ? {
             task: `longbench/${get('task')}`,
+            part: get('task'),
             title: `${get('data')}, ${get('task')}`,
             data: get('data'),
           }
@@ -81,6 +89,7 @@ const KINDS: Readonly<Record<string, Kind>> = {
   recall: {
     score: 'recall',
     metric: 'recall',
+    bestScore: 1,
     place: (get) =>
       get('layer') === 'all'
         ? {
@@ -115,6 +124,7 @@ export function scoredCells(run: ReportRun): ScoredCell[] {
         ...place,
         metric: run.task === 'longbench' ? get('metric') : kind.metric,
         lowerIsBetter: kind.lowerIsBetter ?? false,
+        bestScore: kind.bestScore,
         method: get('method'),
         budgetTokens: optional(get('budget_tokens')),
         samples: optional(get('samples')),

@@ -144,7 +144,7 @@ function paretoSection({ panels, paretoSvg }: ReportPage): string {
   const fronts = panels.map((panel) => [panel.title, `on the front: ${frontText(panel)}`] as const);
   return `<section class="block" id="pareto"><h2>Score against KV bytes read</h2>
 <p class="soft">KV bytes read include Quest's metadata, in percent of what full reads.</p>
-${htmlFigure({ name: 'one panel per model and task', svg: paretoSvg }, 'score against KV bytes read, with the Pareto front')}
+${htmlFigure({ name: 'a panel for each model, task, data, number of samples and context: only what was asked the same compares', svg: paretoSvg }, 'score against KV bytes read, with the Pareto front')}
 ${list(fronts)}</section>`;
 }
 

@@ -1,6 +1,8 @@
 /** Score against KV bytes read: which cells no other cell beats in both. */
 import { type ScoredCell, scoredCells } from './cells.js';
 import type { ReportRun } from './html-run.js';
+import { namesApart, runSettings, type Settings } from './names.js';
+import { plural } from './rows.js';
 
 export interface ParetoPoint {
   method: string;
@@ -17,6 +19,7 @@ export interface ParetoPanel {
   /** `accuracy (%)`, `F1`, `perplexity (lower is better)`. */
   metric: string;
   lowerIsBetter: boolean;
+  bestScore: number | undefined;
   points: ParetoPoint[];
 }
 
@@ -30,23 +33,43 @@ export function markFront(points: readonly Unmarked[], lowerIsBetter: boolean): 
   return points.map((point) => ({ ...point, front: !points.some((other) => beats(other, point)) }));
 }
 
-/** One panel per model and task; runs of the same one share it. A single point has nothing to be compared with. */
+/** Cells that were asked the same. */
+interface Group {
+  name: string;
+  settings: Settings;
+  cells: ScoredCell[];
+}
+
+const title = (model: string, { title, samples }: ScoredCell): string =>
+  `${model}: ${title}${samples === undefined ? '' : `, ${plural(samples, 'sample')}`}`;
+
+/**
+ * A panel for all that compares: the same model, task, data, samples and context. Runs of the same share it; what differs in
+ * any of these is another panel, named by the difference. A single point has nothing to be compared with.
+ */
 export function paretoPanels(runs: readonly ReportRun[]): ParetoPanel[] {
-  const groups = new Map<string, ScoredCell[]>();
+  const groups = new Map<string, Group>();
   for (const run of runs) {
     for (const cell of scoredCells(run)) {
-      const panel = `${run.manifest.model.name}: ${cell.title}`;
-      groups.set(panel, [...(groups.get(panel) ?? []), cell]);
+      const settings = runSettings(run, cell.part);
+      const name = title(run.manifest.model.name, cell);
+      const key = JSON.stringify([run.task, name, settings]);
+      const group = groups.get(key) ?? { name, settings, cells: [] };
+      group.cells.push(cell);
+      groups.set(key, group);
     }
   }
-  return [...groups].flatMap(([title, own]) => {
-    const { metric, lowerIsBetter } = own[0]!;
-    const points = own.map(
+  const all = [...groups.values()];
+  const titles = namesApart(all, ', ');
+  return all.flatMap(({ cells }, i) => {
+    const { metric, lowerIsBetter, bestScore } = cells[0]!;
+    const points = cells.map(
       ({ method, budgetTokens, kvReadPct, score }): Unmarked => ({ method, budgetTokens, kvReadPct, score }),
     );
     const unique = new Map(points.map((point) => [JSON.stringify(point), point]));
     if (unique.size < 2) return [];
-    return [{ title, metric, lowerIsBetter, points: markFront([...unique.values()], lowerIsBetter) }];
+    const marked = markFront([...unique.values()], lowerIsBetter);
+    return [{ title: titles[i]!, metric, lowerIsBetter, bestScore, points: marked }];
   });
 }
 

@@ -19,7 +19,7 @@ export const THEME = {
 };
 
 /** Width of text in pixels, for DejaVu Sans or a narrower font; Vega's own estimate without a canvas is a third too wide. */
-function textWidth(item: { fontSize?: number; fontWeight?: unknown }, text: unknown): number {
+export function textWidth(item: { fontSize?: number; fontWeight?: unknown }, text: unknown): number {
   let ems = 0;
   for (const c of String(text)) ems += /[iljt.,:;'|()[\] ]/.test(c) ? 0.38 : /[mwMW%@]/.test(c) ? 0.92 : 0.63;
   return ems * (item.fontSize ?? 11) * (item.fontWeight === 'bold' ? 1.1 : 1);

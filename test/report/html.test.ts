@@ -128,6 +128,57 @@ describe('the Pareto front', () => {
     const runs = [makeRun(), makeRun(), other].map(readRun);
     expect(paretoPanels(runs).map((panel) => panel.points.length)).toEqual([4, 4]);
   });
+
+  test('of other samples, seeds or checkpoints is another one, named by what differs', () => {
+    const plan = (params: object) =>
+      JSON.stringify({ task: 'passkey', params: { context_tokens: 600, ...params } });
+    const table = (samples: number) =>
+      CSV.replace('method,', 'samples,method,')
+        .replaceAll('\n', `\n${samples},`)
+        .slice(0, -`${samples},`.length);
+    const retrained = { ...manifest(), model: { name: 'm', fingerprint: 'beef' } };
+    const runs = [
+      makeRun({ 'plan.json': plan({ samples: 1, seed: 0 }), 'table.csv': table(1) }),
+      makeRun({ 'plan.json': plan({ samples: 2, seed: 0 }), 'table.csv': table(2) }),
+      makeRun({ 'plan.json': plan({ samples: 2, seed: 1 }), 'table.csv': table(2) }),
+      makeRun({
+        'plan.json': plan({ samples: 2, seed: 1 }),
+        'table.csv': table(2),
+        'manifest.json': JSON.stringify(retrained),
+      }),
+    ].map(readRun);
+    expect(paretoPanels(runs).map(({ title, points }) => [title, points.length])).toEqual([
+      ['m: passkey, 600 tokens, 1 sample', 4],
+      ['m: passkey, 600 tokens, 2 samples, model f00d, seed 0', 4],
+      ['m: passkey, 600 tokens, 2 samples, model f00d, seed 1', 4],
+      ['m: passkey, 600 tokens, 2 samples, model beef, seed 1', 4],
+    ]);
+  });
+
+  test('of one LongBench task is shared by runs of it, whatever else they had; not by shorter prompts', () => {
+    const run = (tasks: string[], max_length: number) =>
+      makeRun({
+        'plan.json': JSON.stringify({
+          task: 'longbench',
+          params: {
+            data: 'sample',
+            tasks,
+            rows: tasks.map(() => 2),
+            data_hash: tasks.map((t) => `#${t}`),
+            max_length,
+          },
+        }),
+        'table.csv': `task,method,budget_tokens,bucket,samples,score,metric,kv_read_pct,data\n${tasks.map((t) => `${t},full,,all,2,50,F1,100,sample\n${t},quest,64,all,2,${tasks.length},F1,30,sample\n`).join('')}`,
+      });
+    const runs = [run(['qasper'], 900), run(['gov_report', 'qasper'], 900), run(['qasper'], 500)].map(
+      readRun,
+    );
+    expect(paretoPanels(runs).map(({ title, points }) => [title, points.length])).toEqual([
+      ['m: sample, qasper, 2 samples, prompts of at most 900 tokens', 3],
+      ['m: sample, gov_report, 2 samples', 2],
+      ['m: sample, qasper, 2 samples, prompts of at most 500 tokens', 2],
+    ]);
+  });
 });
 
 describe('warnings', () => {
