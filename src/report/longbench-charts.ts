@@ -2,6 +2,7 @@
 import type { TopLevelSpec } from 'vega-lite';
 import { dataTitle, isSample, type LongBenchReport, type LongBenchTaskResult } from './longbench.js';
 import { methodScales, OURS, sourceDash } from './look.js';
+import { plural } from './rows.js';
 
 const PAPER = 'paper, Figure 7';
 /** Two standard errors to each side, about a 95% interval. */
@@ -72,10 +73,6 @@ function panel(
   const labels = [...new Set(report.tasks.flatMap(({ cells }) => cells.map(({ cell }) => cell.label)))];
   const scales = methodScales(labels);
   const hasPaper = report.paper !== undefined;
-  const heights = values.flatMap(({ score, lo, hi }) => [score, lo ?? score, hi ?? score]);
-  const [least, most] = [Math.min(...heights), Math.max(...heights)];
-  // Scores that are all but equal would get an axis of meaningless decimals.
-  const flat = most - least < 1 ? { domain: [Math.max(0, least - 1), Math.min(100, most + 1)] } : {};
   const x = {
     field: 'budget',
     type: 'quantitative',
@@ -87,8 +84,8 @@ function panel(
     field: 'score',
     type: 'quantitative',
     title: `${result.metric} x 100`,
-    scale: { zero: false, nice: true, padding: 6, ...flat },
-    axis: { tickCount: 5 },
+    scale: { domain: [-3, 103], nice: false, zero: false },
+    axis: { values: [0, 20, 40, 60, 80, 100] },
   };
   const color = {
     field: 'method',
@@ -130,7 +127,7 @@ export function taskChart(report: LongBenchReport, result: LongBenchTaskResult):
   return {
     title: {
       text: `${name}: ${result.metric} over KV budget`,
-      subtitle: subtitle(report, `${result.samples} sample${result.samples === 1 ? '' : 's'}`),
+      subtitle: subtitle(report, plural(result.samples, 'sample')),
     },
     ...panel(report, result, axesOf(report), { width: 520, height: 320 }),
   } as unknown as TopLevelSpec;
@@ -143,7 +140,7 @@ export function allTasksChart(report: LongBenchReport): TopLevelSpec {
   return {
     title: {
       text: `${isSample(report) ? 'Sample' : 'LongBench'}: score over KV budget`,
-      subtitle: subtitle(report, `${report.tasks.length} tasks, ${total} samples`),
+      subtitle: subtitle(report, `${plural(report.tasks.length, 'task')}, ${plural(total, 'sample')}`),
     },
     columns: 3,
     bounds: 'flush',

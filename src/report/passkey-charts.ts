@@ -2,12 +2,10 @@
 import type { TopLevelSpec } from 'vega-lite';
 import { methodScales, OURS, sourceDash } from './look.js';
 import type { PasskeyReport } from './passkey.js';
-import type { SampleResult } from './rows.js';
+import { plural, type SampleResult } from './rows.js';
 
-const subtitle = (report: PasskeyReport): string => {
-  const samples = report.cells[0]?.samples ?? 0;
-  return `${report.modelName}, ${report.contextTokens.toLocaleString('en-US')} tokens of context, ${samples} samples per cell`;
-};
+const subtitle = (report: PasskeyReport): string =>
+  `${report.modelName}, ${report.contextTokens.toLocaleString('en-US')} tokens of context, ${plural(report.cells[0]?.samples ?? 0, 'sample')}`;
 
 const PAPER = 'paper, Table 1';
 
@@ -93,7 +91,7 @@ export function accuracyChart(report: PasskeyReport): TopLevelSpec {
   return {
     title: {
       text: 'Passkey retrieval: accuracy over KV budget',
-      subtitle: `${subtitle(report)}; bars are 95% intervals`,
+      subtitle: `${subtitle(report)} per method and budget; bars are 95% intervals`,
     },
     width: 560,
     height: 340,
@@ -137,14 +135,18 @@ export function depthChart(report: PasskeyReport, samples: readonly SampleResult
   const values = [...groups.values()].map((g) => ({ ...g, accuracy: (100 * g.hits) / g.count }));
   const depthOrder = [...new Set(depths.map(band))];
   const labels = [...new Set(samples.map((s) => s.label))];
-  const size = 34;
+  // Room for the axis titles, which would run into those of the next panel.
+  const [width, height] = [34, Math.max(26, 140 / depthOrder.length)];
+  const counts = values.map(({ count }) => count);
+  const [fewest, most] = [Math.min(...counts), Math.max(...counts)];
+  const each = fewest === most ? `${most}` : `${fewest} to ${most}`;
   const panels = labels.map((label, index) => {
     const own = values.filter((v) => v.label === label);
     const budgets = [...new Set(own.map((v) => v.budget))];
     return {
       title: { text: label, anchor: 'middle' as const, frame: 'group' as const, fontSize: 12, offset: 8 },
-      width: Math.max(budgets.length * size, 48),
-      height: depthOrder.length * 26,
+      width: Math.max(budgets.length * width, 104),
+      height: depthOrder.length * height,
       data: { values: own },
       layer: [
         {
@@ -157,7 +159,10 @@ export function depthChart(report: PasskeyReport, samples: readonly SampleResult
               scale: { domain: [0, 50, 100], range: ['#b2182b', '#fddc8c', '#1a7f4b'] },
               legend:
                 index === 0
-                  ? { gradientLength: Math.min(220, depthOrder.length * 26), values: [0, 25, 50, 75, 100] }
+                  ? {
+                      gradientLength: Math.min(220, depthOrder.length * height),
+                      values: [0, 25, 50, 75, 100],
+                    }
                   : null,
             },
           },
@@ -192,7 +197,10 @@ export function depthChart(report: PasskeyReport, samples: readonly SampleResult
     };
   });
   return {
-    title: { text: 'Passkey retrieval: accuracy by depth and KV budget', subtitle: subtitle(report) },
+    title: {
+      text: 'Passkey retrieval: accuracy by depth and KV budget',
+      subtitle: `${subtitle(report)}, ${each} in each field`,
+    },
     hconcat: panels,
     bounds: 'flush',
     spacing: 14,

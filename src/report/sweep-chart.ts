@@ -1,24 +1,28 @@
 /** A sweep as a picture: a panel per task, model and context with the score over the budget. */
 import type { TopLevelSpec } from 'vega-lite';
-import { methodLabel, methodScales } from './look.js';
-import type { SweepPanel } from './sweep.js';
+import { methodLabel, methodScales, panelTitles } from './look.js';
+import { type SweepPanel, sweepSeeds } from './sweep.js';
 
 /** A page holds no more; the table has them all. */
 const MOST_PANELS = 24;
 
-function panelChart(panel: SweepPanel, methods: readonly string[], legend: boolean) {
+const WIDTH = 270;
+
+function panelChart(panel: SweepPanel, title: readonly string[], methods: readonly string[]) {
   const named = panel.points.map((p) => ({ ...p, label: methodLabel(p.method) }));
   const lines = named.filter((p) => p.budgetTokens !== undefined);
   const dense = named.filter((p) => p.budgetTokens === undefined);
   const budgets = [...new Set(lines.map((p) => p.budgetTokens!))].sort((a, b) => a - b);
   const scales = methodScales(methods.map(methodLabel));
-  const percent = panel.metric === 'accuracy (%)';
   const y = {
     field: 'score',
     type: 'quantitative',
     title: panel.metric,
-    scale: percent ? { domain: [0, 100] } : { zero: !panel.lowerIsBetter },
-    axis: { tickCount: 5 },
+    scale:
+      panel.bestScore === undefined
+        ? { zero: !panel.lowerIsBetter }
+        : { domain: [0, panel.bestScore], nice: false },
+    axis: { tickCount: 5, minExtent: 34 }, // aligns the panels
   };
   const x = {
     field: 'budgetTokens',
@@ -38,12 +42,12 @@ function panelChart(panel: SweepPanel, methods: readonly string[], legend: boole
     title: 'method',
     sort: null,
     scale: scales.color,
-    legend: legend ? { symbolOpacity: 1, symbolStrokeWidth: 2 } : null,
+    legend: { symbolOpacity: 1, symbolStrokeWidth: 2 },
   };
   const shape = { ...color, scale: scales.shape };
   return {
-    title: { text: panel.title, anchor: 'start', fontSize: 12, offset: 8, limit: 320 },
-    width: 270,
+    title: { text: title, anchor: 'start', frame: 'group', fontSize: 12, offset: 8 },
+    width: WIDTH,
     height: 180,
     layer: [
       {
@@ -71,14 +75,27 @@ export function sweepChart(panels: readonly SweepPanel[]): TopLevelSpec | undefi
   if (drawn.length === 0) return undefined;
   const shown = drawn.slice(0, MOST_PANELS);
   const methods = [...new Set(shown.flatMap(({ points }) => points.map((p) => p.method)))];
-  const more = drawn.length > shown.length ? `; the first ${shown.length} of ${drawn.length} panels` : '';
+  const titles = panelTitles(
+    shown.map(({ title }) => title),
+    WIDTH,
+  );
+  const dense = shown.flatMap(({ points }) =>
+    points.flatMap((p) => (p.budgetTokens === undefined ? methodLabel(p.method) : [])),
+  );
+  const notes = [
+    ...(dense.length > 0 ? [`dotted: ${[...new Set(dense)].join(', ')}, without a budget`] : []),
+    ...[sweepSeeds(shown) ?? []].flat(),
+  ];
+  const more = drawn.length > shown.length ? [`the first ${shown.length} of ${drawn.length} panels`] : [];
   return {
     title: {
       text: 'Score over the KV budget',
-      subtitle: `dotted: full, which has no budget; means over seeds${more}`,
+      subtitle: [...notes, ...more].join('; '),
     },
     columns: 3,
-    spacing: { row: 28, column: 36 },
-    concat: shown.map((panel, i) => panelChart(panel, methods, i === 0)),
+    bounds: 'flush',
+    spacing: { row: 62 + titles[0]!.height, column: 72 },
+    concat: shown.map((panel, i) => panelChart(panel, titles[i]!.lines, methods)),
+    resolve: { scale: { color: 'shared', shape: 'shared' } },
   } as unknown as TopLevelSpec;
 }

@@ -16,6 +16,7 @@ export interface SweepCell {
   score: number | undefined;
   metric: string | undefined;
   lowerIsBetter: boolean;
+  bestScore: number | undefined;
   kvReadPct: number | undefined;
   neverSparse: boolean;
   /** The cell's share of the time of prefills, question and answer; branches that ran together share it evenly. */
@@ -64,7 +65,9 @@ export interface SweepPanel {
   contextTokens: number | undefined;
   metric: string;
   lowerIsBetter: boolean;
-  /** Means over seeds. */
+  bestScore: number | undefined;
+  /** How many seeds the points are means over; 1 where the task has none. */
+  seeds: number;
   points: { method: string; budgetTokens: number | undefined; score: number; marked: boolean }[];
 }
 
@@ -96,6 +99,8 @@ export function sweepPanels(cells: readonly SweepCell[]): SweepPanel[] {
         contextTokens,
         metric: scored[0]!.metric ?? 'score',
         lowerIsBetter: scored[0]!.lowerIsBetter,
+        bestScore: scored[0]!.bestScore,
+        seeds: Math.max(1, new Set(own.flatMap((cell) => cell.seed ?? [])).size),
         points: [...byCell.values()].map((same) => ({
           method: same[0]!.method,
           budgetTokens: same[0]!.budgetTokens,
@@ -147,11 +152,20 @@ export function sweepWideTable(cells: readonly SweepCell[]): Table {
   };
 }
 
+/** What the scores of a wide table or a figure are means over; nothing where each stands for itself. */
+export function sweepSeeds(panels: readonly SweepPanel[]): string | undefined {
+  const several = panels.filter(({ seeds }) => seeds > 1);
+  if (several.length === 0) return undefined;
+  const tasks = [...new Set(several.map(({ task }) => task))];
+  const which = several.length === panels.length ? 'scores' : `scores of ${tasks.join(', ')}`;
+  return `${which} are means over ${Math.max(...several.map(({ seeds }) => seeds))} seeds`;
+}
+
 function sweepNotes(cells: readonly SweepCell[]): string[] {
-  const seeds = new Set(cells.flatMap((cell) => cell.seed ?? [])).size;
+  const seeds = sweepSeeds(sweepPanels(cells));
   const failed = new Map(cells.filter((cell) => cell.error !== undefined).map((c) => [c.unit, c.error]));
   return [
-    ...(seeds > 1 ? [`for readers, scores are means over the ${seeds} seeds`] : []),
+    ...(seeds === undefined ? [] : [seeds]),
     ...(cells.some((cell) => cell.neverSparse)
       ? [
           '* never attended fewer tokens than the cache held in some or all samples: there it was the same as full',

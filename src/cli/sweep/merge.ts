@@ -50,6 +50,7 @@ export function mergeUnits(folder: string, units: readonly Unit[]): SweepCell[] 
       score: undefined,
       metric: undefined,
       lowerIsBetter: false,
+      bestScore: undefined,
       kvReadPct: undefined,
       neverSparse: false,
       seconds: undefined,
