@@ -1,5 +1,8 @@
 /** What a report says of a run in words: its title, the facts of its manifest, and what a reader must be warned of. */
+import { basename, dirname } from 'node:path';
 import { cellReader, type ReportRun } from './html-run.js';
+import { namesApart, runSettings, settingWords } from './names.js';
+import { plural } from './rows.js';
 
 const TITLES: Readonly<Record<string, { title: string; paper: string }>> = {
   passkey: { title: 'Passkey retrieval', paper: 'Table 1' },
@@ -17,20 +20,34 @@ export function runTitle(run: ReportRun): string {
   return known === undefined ? run.task : `${known.title} (${known.paper})`;
 }
 
-const count = (value: unknown): string => Number(value).toLocaleString('en-US');
+/** Titles of runs on one page: those of one experiment are told apart by what differs, at last by their folders. */
+export function runTitles(runs: readonly ReportRun[]): string[] {
+  const names = namesApart(
+    runs.map((run) => ({ name: runTitle(run), settings: runSettings(run) })),
+    ': ',
+  );
+  return names.map((name, i) => {
+    const same = runs.filter((_, j) => names[j] === name);
+    if (same.length === 1) return name;
+    const { folder } = runs[i]!;
+    const unique = same.filter((run) => basename(run.folder) === basename(folder)).length === 1;
+    return `${name}, in ${unique ? basename(folder) : `${basename(dirname(folder))}/${basename(folder)}`}`;
+  });
+}
 
 /** What was asked, shortly: `600 tokens of context, 2 samples`. */
 export function runScope(run: ReportRun): string {
   const { params } = run;
-  const parts: string[] = [];
-  if (typeof params.context_tokens === 'number')
-    parts.push(`${count(params.context_tokens)} tokens of context`);
-  if (typeof params.tokens === 'number') parts.push(`${count(params.tokens)} tokens`);
-  if (Array.isArray(params.tasks))
-    parts.push(params.tasks.length > 6 ? `${params.tasks.length} tasks` : params.tasks.join(', '));
-  if (typeof params.samples === 'number')
-    parts.push(`${count(params.samples)} ${params.samples === 1 ? 'sample' : 'samples'}`);
-  return parts.join(', ');
+  const number = (key: string): string[] =>
+    typeof params[key] === 'number' ? [settingWords(key, params[key])] : [];
+  const tasks = Array.isArray(params.tasks) ? params.tasks : [];
+  return [
+    ...number('context_tokens'),
+    ...number('tokens'),
+    ...(tasks.length > 6 ? [`${tasks.length} tasks`] : tasks),
+    ...number('max_length'),
+    ...number('samples'),
+  ].join(', ');
 }
 
 /** Columns that hold the paper's value beside ours. */
@@ -103,7 +120,7 @@ export function runDevice(run: ReportRun): string {
     .findLast((one) => one.device !== undefined);
   if (environment === undefined) return 'unknown';
   const { device, gpu, simd, threads } = environment;
-  return [device, gpu, simd, threads === undefined ? undefined : `${threads} threads`]
+  return [device, gpu, simd, threads === undefined ? undefined : plural(Number(threads), 'thread')]
     .filter(Boolean)
     .join(', ');
 }
@@ -118,7 +135,7 @@ export function runFacts(run: ReportRun): [name: string, value: string][] {
   const facts: [string, unknown][] = [
     ['model', [manifest.model.name, manifest.model.fingerprint].filter(Boolean).join(', fingerprint ')],
     ['device', runDevice(run)],
-    ['cpu', environment.cpu && `${environment.cpu}, ${environment.cores} cores`],
+    ['cpu', environment.cpu && `${environment.cpu}, ${plural(Number(environment.cores), 'core')}`],
     ['memory', typeof memory === 'number' ? `${(memory / 2 ** 30).toFixed(1)} GiB` : undefined],
     ['system', environment.os],
     ['quest', environment.quest && `${environment.quest}, native ${environment.native ?? 'unknown'}`],
@@ -127,7 +144,7 @@ export function runFacts(run: ReportRun): [name: string, value: string][] {
     ['started', started],
     [
       'time',
-      `${duration(runSeconds(run))}${sessions > 1 ? ` in ${sessions} sessions` : ''} for ${count(rows)} rows`,
+      `${duration(runSeconds(run))}${sessions > 1 ? ` in ${sessions} sessions` : ''} for ${plural(rows, 'row')}`,
     ],
   ];
   return facts.flatMap(([name, value]) => (value ? [[name, String(value)] as [string, string]] : []));

@@ -2,7 +2,7 @@
 import { relative } from 'node:path';
 import type { ReportPage } from './html.js';
 import type { TextTable } from './html-csv.js';
-import { runFacts, runNotes, runScope, runTitle, runWarnings } from './html-facts.js';
+import { runFacts, runNotes, runScope, runTitles, runWarnings } from './html-facts.js';
 import type { ReportRun } from './html-run.js';
 import { frontText } from './pareto.js';
 import { renderMarkdown } from './table.js';
@@ -39,15 +39,18 @@ const link = (from: string, path: string): string =>
     (c) => `%${c.charCodeAt(0).toString(16)}`,
   );
 
-function runPart(run: ReportRun, from: string): string[] {
+const figure = (name: string, from: string, folder: string): string =>
+  `![${plain(name)}](${link(from, `${folder}/${name}`)})`;
+
+function runPart(run: ReportRun, from: string, title: string): string[] {
   return [
-    `## ${plain(runTitle(run))}`,
+    `## ${plain(title)}`,
     [plain(run.manifest.model.name), plain(runScope(run))].filter(Boolean).join(' · '),
     ...runWarnings(run).map((text) => `> **${plain(text)}**`),
     code(run.manifest.command),
     table(run.wide),
     ...runNotes(run).map(plain),
-    ...run.figures.map(({ name }) => `![${plain(name)}](${link(from, `${run.folder}/${name}`)})`),
+    ...run.figures.map(({ name }) => figure(name, from, run.folder)),
     runFacts(run)
       .map(([name, value]) => `- ${plain(name)}: ${plain(value)}`)
       .join('\n'),
@@ -69,9 +72,15 @@ export function renderReportMarkdown(page: ReportPage, from: string, paretoFile:
         ];
   const tables = extra.flatMap((one) => [
     `## ${plain(one.title)}`,
+    ...(one.lead === undefined ? [] : [plain(one.lead)]),
+    ...(one.warnings ?? []).map((text) => `> **${plain(text)}**`),
+    ...(one.command === undefined ? [] : [code(one.command)]),
     table(one.table),
     ...one.notes.map(plain),
+    ...(one.figures?.all ?? []).map(({ name }) => figure(name, from, one.figures!.folder)),
   ]);
-  const parts = [`# ${plain(title)}`, ...pareto, ...tables, ...runs.flatMap((run) => runPart(run, from))];
+  const titles = runTitles(runs);
+  const each = runs.flatMap((run, i) => runPart(run, from, titles[i]!));
+  const parts = [`# ${plain(title)}`, ...tables, ...pareto, ...each];
   return `${parts.filter((part) => part !== '').join('\n\n')}\n`;
 }

@@ -79,7 +79,7 @@ function readText(path: string, missing: string): string {
   throw bad(path, `has ${size} bytes, which no run writes`, 'give the folder of a finished run');
 }
 
-function readJson<T>(path: string, schema: z.ZodType<T>, missing: string): T {
+export function readJson<T>(path: string, schema: z.ZodType<T>, missing: string): T {
   const text = readText(path, missing);
   let value: unknown;
   try {
@@ -97,7 +97,7 @@ function readJson<T>(path: string, schema: z.ZodType<T>, missing: string): T {
 const ORDER = ['figure.svg', 'accuracy.svg', 'depth.svg'];
 const rank = (name: string): number => (ORDER.includes(name) ? ORDER.indexOf(name) : ORDER.length);
 
-function readFigures(folder: string): Figure[] {
+export function readFigures(folder: string): Figure[] {
   const names = readdirSync(folder).filter((name) => name.endsWith('.svg') && !name.startsWith('.'));
   return names
     .filter((name) => !REPORT_FIGURE.test(name))
@@ -113,10 +113,21 @@ function readFigures(folder: string): Figure[] {
 
 const unfinished = 'the run has not finished: the same command goes on from where it stopped';
 
-function readTable(path: string, missing: string): TextTable {
+export function readTable(path: string, missing: string): TextTable {
   const table = parseCsv(readText(path, missing));
   if (table !== undefined && table.rows.length > 0) return table;
   throw bad(path, 'is not the table of a run: lines and columns do not fit', AGAIN);
+}
+
+/** A table.md with the notes beneath it. */
+export function readWideTable(
+  path: string,
+  missing: string,
+): { table: TextTable & { right: boolean[] }; notes: string[] } {
+  const text = readText(path, missing);
+  const table = parseMarkdownTable(text);
+  if (table === undefined) throw bad(path, 'holds no Markdown table', AGAIN);
+  return { table, notes: text.split('\n').filter((line) => line.trim() !== '' && !line.startsWith('|')) };
 }
 
 /** The benchmark that a folder holds, by its manifest; benchmarks have no plan.json. */
@@ -160,11 +171,7 @@ export function readRun(folder: string): ReportRun {
   const noTable =
     plan.task === 'longbench' ? `quest score ${folder} makes it from the predictions` : unfinished;
   const long = readTable(join(folder, 'table.csv'), noTable);
-  const mdPath = join(folder, 'table.md');
-  const md = readText(mdPath, noTable);
-  const wide = parseMarkdownTable(md);
-  if (wide === undefined) throw bad(mdPath, 'holds no Markdown table', AGAIN);
-  const notes = md.split('\n').filter((line) => line.trim() !== '' && !line.startsWith('|'));
+  const { table: wide, notes } = readWideTable(join(folder, 'table.md'), noTable);
   return {
     folder,
     task: plan.task,

@@ -13,7 +13,7 @@ export const STYLE = `
 }
 * { box-sizing: border-box; }
 body {
-  margin: 0 auto; padding: 2rem 1.25rem 4rem; max-width: 62rem; background: var(--bg); color: var(--text);
+  margin: 0 auto; padding: 2rem 1.25rem 4rem; max-width: 76rem; background: var(--bg); color: var(--text);
   font: 15px/1.55 system-ui, -apple-system, "Segoe UI", "DejaVu Sans", Helvetica, Arial, sans-serif;
 }
 h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 .3rem; }
@@ -23,11 +23,14 @@ p { margin: .4rem 0; }
 a { color: var(--accent); }
 .soft { color: var(--soft); }
 .run, .block { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: 1.25rem 1.4rem; margin-top: 1.5rem; }
-.scroll { overflow-x: auto; max-width: 100%; }
+.scroll {
+  overflow-x: auto; max-width: 100%; /* a shade at the right edge while there is more to the right */
+  background: linear-gradient(var(--card), var(--card)) right / 1.2rem 100% no-repeat local, linear-gradient(90deg, transparent, var(--line)) right / 1.2rem 100% no-repeat scroll;
+}
 section > .scroll { margin: .7rem 0; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; }
 th, td { padding: .28rem .65rem; text-align: left; white-space: nowrap; border-bottom: 1px solid var(--line); }
-th { background: var(--head); font-weight: 600; }
+th { background: var(--head); font-weight: 600; white-space: normal; vertical-align: bottom; }
 .right { text-align: right; }
 tr.paper td { color: var(--paper); font-style: italic; }
 tr.paper td.name { padding-left: 1.8rem; }

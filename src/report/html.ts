@@ -10,13 +10,14 @@ import {
   runNotes,
   runScope,
   runSeconds,
-  runTitle,
+  runTitles,
   runWarnings,
   setOptions,
 } from './html-facts.js';
 import type { Figure, ReportRun } from './html-run.js';
 import { STYLE } from './html-style.js';
 import { frontText, type ParetoPanel } from './pareto.js';
+import { plural } from './rows.js';
 
 export interface ReportPage {
   title: string;
@@ -24,8 +25,21 @@ export interface ReportPage {
   panels: readonly ParetoPanel[];
   /** The panels as a picture; absent where there are none. */
   paretoSvg: string | undefined;
-  /** Tables that were made from several runs. */
-  extra: readonly { title: string; table: TextTable & { right: boolean[] }; notes: readonly string[] }[];
+  /** What was made from several runs; it stands before them. */
+  extra: readonly ReportSection[];
+}
+
+/** A table that several runs come to: of a sweep, or Figure 11. */
+export interface ReportSection {
+  title: string;
+  lead?: string;
+  warnings?: readonly string[];
+  command?: string;
+  table: TextTable & { right: boolean[] };
+  notes: readonly string[];
+  figures?: { folder: string; all: readonly Figure[] };
+  /** The table for programs. */
+  long?: TextTable;
 }
 
 const ENTITIES: Readonly<Record<string, string>> = {
@@ -70,17 +84,17 @@ function htmlFigure({ name, svg }: Figure, alt: string): string {
 const WHOLE_RUN = ['figure.svg', 'accuracy.svg', 'depth.svg'];
 
 /** Figures of single tasks are folded away where there is one of all. */
-function figures(run: ReportRun): string {
+function figures(run: ReportRun, title: string): string {
   if (run.figures.length === 0) return '';
   const show = (list: readonly Figure[]) =>
-    list.map((figure) => htmlFigure(figure, `${runTitle(run)}: ${figure.name}`)).join('\n');
+    list.map((figure) => htmlFigure(figure, `${title}: ${figure.name}`)).join('\n');
   const main = run.figures.filter(({ name }) => WHOLE_RUN.includes(name));
   if (main.length === 0) return `<h3>Figures</h3>\n${show(run.figures)}`;
   const rest = run.figures.filter(({ name }) => !WHOLE_RUN.includes(name));
   const folded =
     rest.length === 0
       ? ''
-      : `\n<details><summary>${rest.length} figures of single tasks</summary>\n${show(rest)}\n</details>`;
+      : `\n<details><summary>${plural(rest.length, 'figure')} of single tasks</summary>\n${show(rest)}\n</details>`;
   return `<h3>Figures</h3>\n${show(main)}${folded}`;
 }
 
@@ -102,38 +116,61 @@ function withoutEmptyColumns(table: TextTable): TextTable {
   };
 }
 
-function runSection(run: ReportRun, index: number): string {
+const folded = (table: TextTable): string => {
+  const long = withoutEmptyColumns(table);
+  return `<details><summary>the table as CSV: ${plural(long.rows.length, 'line')}</summary>${htmlTable({ ...long, right: numberColumns(long) })}</details>`;
+};
+
+const warning = (text: string): string => `<p class="warn">${escapeHtml(text)}</p>`;
+const soft = (text: string): string => `<p class="soft">${escapeHtml(text)}</p>`;
+
+function sharedSection({ title, lead, warnings = [], command, table, notes, figures, long }: ReportSection) {
+  return [
+    `<section class="block"><h2>${escapeHtml(title)}</h2>`,
+    ...(lead === undefined ? [] : [soft(lead)]),
+    ...warnings.map(warning),
+    ...(command === undefined ? [] : [`<pre>${escapeHtml(command)}</pre>`]),
+    htmlTable(table),
+    ...notes.map(soft),
+    ...(figures?.all ?? []).map((figure) => htmlFigure(figure, `${title}: ${figure.name}`)),
+    ...(long === undefined ? [] : [folded(long)]),
+    '</section>',
+  ].join('\n');
+}
+
+function runSection(run: ReportRun, index: number, title: string): string {
   const scope = [run.manifest.model.name, runScope(run)].filter(Boolean).join(' · ');
-  const long = withoutEmptyColumns(run.long);
   const options = setOptions(run).map(([name, value, source]) => [name, `${value} (${source})`] as const);
   return [
     `<section class="run" id="run-${index + 1}">`,
-    `<h2>${escapeHtml(runTitle(run))}</h2>`,
-    `<p class="soft">${escapeHtml(scope)}</p>`,
-    ...runWarnings(run).map((text) => `<p class="warn">${escapeHtml(text)}</p>`),
+    `<h2>${escapeHtml(title)}</h2>`,
+    soft(scope),
+    ...runWarnings(run).map(warning),
     `<pre>${escapeHtml(run.manifest.command)}</pre>`,
     htmlTable(run.wide),
-    ...runNotes(run).map((note) => `<p class="soft">${escapeHtml(note)}</p>`),
-    figures(run),
+    ...runNotes(run).map(soft),
+    figures(run, title),
     `<h3>How it was run</h3>`,
     list(runFacts(run)),
     ...(options.length === 0
       ? []
-      : [`<details><summary>${options.length} options that were set</summary>${list(options)}</details>`]),
-    `<details><summary>the table as CSV: ${long.rows.length} lines</summary>${htmlTable({ ...long, right: numberColumns(long) })}</details>`,
+      : [
+          `<details><summary>${plural(options.length, 'option that was set', 'options that were set')}</summary>${list(options)}</details>`,
+        ]),
+    folded(run.long),
     '</section>',
   ]
     .filter((part) => part !== '')
     .join('\n');
 }
 
-function overview(runs: readonly ReportRun[]): string {
+function overview(runs: readonly ReportRun[], titles: readonly string[]): string {
   const rows = runs.map((run, i) => {
     const warnings = runWarnings(run).length;
     const cells = [run.manifest.model.name, runScope(run), runDevice(run)].map(
       (text) => `<td class="wrap">${escapeHtml(text)}</td>`,
     );
-    return `<tr><td class="wrap"><a href="#run-${i + 1}">${escapeHtml(runTitle(run))}</a></td>${cells.join('')}<td class="right">${runSeconds(run).toFixed(1)}</td><td class="right">${warnings || ''}</td></tr>`;
+    return `<tr><td class="wrap"><a href="#run-${i + 1}">${escapeHtml(titles[i]!)}</a></td>${cells.join('')}<td class="right">${runSeconds(run).toFixed(1)}</td><td class="right">${warnings || ''}</td></tr>`;
   });
   return `<div class="block scroll"><table><thead><tr><th>run</th><th>model</th><th>what</th><th>device</th><th class="right">seconds</th><th class="right">warnings</th></tr></thead>
 <tbody>${rows.join('\n')}</tbody></table></div>`;
@@ -151,6 +188,7 @@ ${list(fronts)}</section>`;
 /** The whole page. The same runs give the same bytes. */
 export function renderHtml(page: ReportPage): string {
   const { title, runs, extra } = page;
+  const titles = runTitles(runs);
   const paper = runs.some((run) => run.wide.rows.some(isPaperRow));
   return `<!DOCTYPE html>
 <html lang="en">
@@ -163,19 +201,16 @@ export function renderHtml(page: ReportPage): string {
 </head>
 <body>
 <h1>${escapeHtml(title)}</h1>
-<p class="soft">Made by quest from ${runs.length} ${runs.length === 1 ? 'run' : 'runs'}.${
+<p class="soft">Made by quest from ${plural(runs.length, 'run')}.${
     paper
       ? ' Lines named <em>paper</em> hold the values of the Quest paper (ICML 2024, <a href="https://arxiv.org/abs/2406.10774">arXiv 2406.10774</a>).'
       : ''
   }</p>
 ${[
-  overview(runs),
+  ...extra.map(sharedSection),
+  overview(runs, titles),
   paretoSection(page),
-  ...extra.map(
-    (one) =>
-      `<section class="block"><h2>${escapeHtml(one.title)}</h2>\n${htmlTable(one.table)}\n${one.notes.map((note) => `<p class="soft">${escapeHtml(note)}</p>`).join('\n')}</section>`,
-  ),
-  ...runs.map(runSection),
+  ...runs.map((run, i) => runSection(run, i, titles[i]!)),
 ]
   .filter((part) => part !== '')
   .join('\n')}

@@ -40,13 +40,19 @@ export function runSettings({ manifest, params }: ReportRun, task?: string): Set
   return { model: name, model_fingerprint: fingerprint, ...Object.fromEntries(own) };
 }
 
-/** For each of several, the words of what is not the same in all of them. */
+/** They tell apart, but tell a reader nothing. */
+const HASHES = ['model_fingerprint', 'data_hash'];
+
+/** For each of several, the words of what is not the same in all of them; hashes where nothing else differs. */
 export function differences(all: readonly Settings[]): string[] {
   const keys = [...new Set(all.flatMap((one) => Object.keys(one)))];
   const telling = keys.filter((key) => new Set(all.map((one) => one[key])).size > 1);
-  return all.map((one) =>
-    telling.flatMap((key) => (one[key] === undefined ? [] : settingWords(key, one[key]))).join(', '),
-  );
+  const words = (of: readonly string[]) =>
+    all.map((one) =>
+      of.flatMap((key) => (one[key] === undefined ? [] : settingWords(key, one[key]))).join(', '),
+    );
+  const [whole, short] = [words(telling), words(telling.filter((key) => !HASHES.includes(key)))];
+  return new Set(short).size === new Set(whole).size ? short : whole;
 }
 
 /** Things of one name get what they differ in behind it. */

@@ -119,7 +119,10 @@ describe.runIf(hasAddon)('quest sweep on this machine', { timeout: 180_000 }, ()
     }
     const report = await quest(['report', out, '--out', join(place, 'report.html')]);
     expect(report.code).toBe(0);
-    expect(report.stderr).toMatch(/^1 runs on one page/);
+    expect(report.stderr).toMatch(/^1 run on one page/);
+    const html = readFileSync(join(place, 'report.html'), 'utf8');
+    expect(html).toContain('<h2>Sweep failing</h2>');
+    expect(html).toMatch(/Failed: passkey-quest-tiny-40-s0-\w+: a context of 40 tokens is too short/);
   });
 
   test('a folder in use by a living sweep is refused', async () => {

@@ -4,9 +4,10 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { escapeHtml, renderHtml } from '../../src/report/html.js';
 import { parseCsv, parseMarkdownTable } from '../../src/report/html-csv.js';
-import { runNotes, runWarnings } from '../../src/report/html-facts.js';
+import { runNotes, runTitles, runWarnings } from '../../src/report/html-facts.js';
 import { renderReportMarkdown } from '../../src/report/html-markdown.js';
 import { readRun } from '../../src/report/html-run.js';
+import { readSweep } from '../../src/report/html-sweep.js';
 import { frontText, markFront, paretoPanels } from '../../src/report/pareto.js';
 import { renderCsv, renderMarkdown } from '../../src/report/table.js';
 
@@ -210,6 +211,70 @@ const page = (paths: string[], title = 'Quest report') => ({
   panels: [],
   paretoSvg: undefined,
   extra: [],
+});
+
+describe('titles of runs', () => {
+  const run = (params: object, model = 'm') =>
+    readRun(
+      makeRun({
+        'plan.json': JSON.stringify({ task: 'passkey', params }),
+        'manifest.json': JSON.stringify(manifest(model)),
+      }),
+    );
+
+  test('tell them apart by what differs, and at last by their folders', () => {
+    const same = { context_tokens: 2000, seed: 0 };
+    expect(runTitles([run(same)])).toEqual(['Passkey retrieval (Table 1)']);
+    const runs = [
+      run(same),
+      run({ ...same, seed: 1 }),
+      run(same, 'n'),
+      run({ ...same, context_tokens: 600 }),
+    ];
+    expect(runTitles(runs)).toEqual([
+      'Passkey retrieval (Table 1): m, 2,000 tokens of context, seed 0',
+      'Passkey retrieval (Table 1): m, 2,000 tokens of context, seed 1',
+      'Passkey retrieval (Table 1): n, 2,000 tokens of context, seed 0',
+      'Passkey retrieval (Table 1): m, 600 tokens of context, seed 0',
+    ]);
+    expect(new Set(runTitles([run(same), run(same)]))).toHaveProperty('size', 2);
+  });
+});
+
+describe('a sweep', () => {
+  test('its merged table, figure and failures stand before the runs', () => {
+    const path = makeRun({
+      'manifest.json': JSON.stringify({
+        command: 'quest sweep a.yaml',
+        units: 2,
+        cells: 1,
+        failed: [{ unit: 'passkey-40', message: EVIL }],
+      }),
+      'table.md': '|task|64|\n|---|--:|\n|merged|7|\n\nscores are means over 2 seeds\n',
+    });
+    const given = { ...page([makeRun()]), extra: [readSweep(path)!] };
+    const html = renderHtml(given);
+    const parts = [
+      `Sweep ${path.split('/').at(-1)}`,
+      '2 units, 1 cell',
+      'Failed: passkey-40',
+      '<td>merged</td>',
+      'means over 2',
+    ];
+    const at = [...parts, 'data:image/svg+xml', 'id="run-1"'].map((text) => html.indexOf(text));
+    expect(at).toEqual([...at].sort((a, b) => a - b));
+    expect(at[0]).toBeGreaterThan(0);
+    expect(html).not.toContain('<script');
+    const markdown = renderReportMarkdown(given, folder, undefined);
+    expect(markdown.indexOf('|merged')).toBeLessThan(markdown.indexOf('## Passkey'));
+    expect(markdown).toContain(`](${path.split('/').at(-1)}/accuracy.svg)`);
+  });
+
+  test('that has not finished has no merged table', () => {
+    const path = makeRun();
+    rmSync(join(path, 'manifest.json'));
+    expect(readSweep(path)).toBeUndefined();
+  });
 });
 
 describe('the page', () => {

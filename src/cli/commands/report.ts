@@ -3,10 +3,12 @@ import { existsSync, readdirSync, statSync } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
 import { QuestError } from '../../errors.js';
 import { ensureFolder, writeFileAtomic } from '../../report/files.js';
-import { type ReportPage, renderHtml } from '../../report/html.js';
+import { type ReportPage, type ReportSection, renderHtml } from '../../report/html.js';
 import { renderReportMarkdown } from '../../report/html-markdown.js';
 import { type ReportRun, readRun } from '../../report/html-run.js';
+import { readSweep } from '../../report/html-sweep.js';
 import { paretoPanels } from '../../report/pareto.js';
+import { plural } from '../../report/rows.js';
 import type { CommandContext } from '../commands.js';
 import { PLAN_NAME as SWEEP_PLAN, UNITS as SWEEP_UNITS } from '../sweep/store.js';
 
@@ -48,6 +50,17 @@ function outputPaths(html: string): { html: string; markdown: string; pareto: st
   return { html, markdown: `${stem}.md`, pareto: `${stem}-pareto.svg` };
 }
 
+/** The page with folders whose place does not depend on where it is read. */
+const absolute = (page: ReportPage): ReportPage => ({
+  ...page,
+  runs: page.runs.map((run) => ({ ...run, folder: resolve(run.folder) })),
+  extra: page.extra.map((one) =>
+    one.figures === undefined
+      ? one
+      : { ...one, figures: { ...one.figures, folder: resolve(one.figures.folder) } },
+  ),
+});
+
 /** Writes the page, its Markdown and the Pareto picture, and returns the paths. */
 export async function writeReportPage(
   runs: readonly ReportRun[],
@@ -70,8 +83,7 @@ export async function writeReportPage(
   ensureFolder(folder);
   const pareto = paretoSvg === undefined ? undefined : paths.pareto;
   if (paretoSvg !== undefined) writeFileAtomic(paths.pareto, paretoSvg);
-  const absolute = runs.map((run) => ({ ...run, folder: resolve(run.folder) }));
-  const markdown = renderReportMarkdown({ ...page, runs: absolute }, folder, pareto && resolve(pareto));
+  const markdown = renderReportMarkdown(absolute(page), folder, pareto && resolve(pareto));
   writeFileAtomic(paths.markdown, markdown);
   writeFileAtomic(paths.html, renderHtml(page));
   return { html: paths.html, markdown: paths.markdown, pareto };
@@ -86,14 +98,26 @@ export function readRuns(folders: readonly string[], note: (text: string) => voi
   return [...found.values()].map(readRun);
 }
 
+/** What sweeps among the folders come to. */
+function readSweeps(folders: readonly string[], note: (text: string) => void): ReportSection[] {
+  const sweeps = new Map(
+    folders.filter((one) => existsSync(join(one, SWEEP_PLAN))).map((one) => [resolve(one), one]),
+  );
+  return [...sweeps.values()].flatMap((folder) => {
+    const section = readSweep(folder);
+    if (section === undefined) note(`${folder}: the sweep has not finished, so there is no merged table`);
+    return section ?? [];
+  });
+}
+
 /** Runs `quest report`. */
 export async function run(context: CommandContext): Promise<number> {
   const { settings, args, out } = context;
   const target = settings.string('out');
   outputPaths(target); // before anything is read
   const runs = readRuns(args, out.note);
-  const written = await writeReportPage(runs, target, 'Quest report');
+  const written = await writeReportPage(runs, target, 'Quest report', readSweeps(args, out.note));
   out.data(`${written.html}\n`);
-  out.note(`${runs.length} runs on one page; as Markdown in ${written.markdown}`);
+  out.note(`${plural(runs.length, 'run')} on one page; as Markdown in ${written.markdown}`);
   return 0;
 }
