@@ -18,6 +18,7 @@ import { QuestError } from '../errors.js';
 import type { Checkpoint, Tokenizer } from '../model/index.js';
 import { ensureFolder, outputError } from '../report/files.js';
 import type { DeviceInfo, Model } from '../runtime/index.js';
+import { plural } from '../words.js';
 import type { CommandContext } from './commands.js';
 import { MANIFEST_NAME } from './manifest.js';
 import { describeMemory, estimateMemory, type MemoryEstimate } from './memory.js';
@@ -100,7 +101,7 @@ export async function evaluate(
   evaluation: Evaluation,
   finish: (result: EvaluationResult) => Promise<void>,
 ): Promise<EvaluationResult> {
-  const { context, settings, checkpoint, tokenizer, plan, run = runPlan, unit = 'samples' } = evaluation;
+  const { context, settings, checkpoint, tokenizer, plan, run = runPlan, unit = 'sample' } = evaluation;
   const { out, signal } = context;
   const folder = outputFolder(settings, plan);
   const memory = planMemory(evaluation);
@@ -115,10 +116,10 @@ export async function evaluate(
     using journal = openJournal(folder, out.note, plan.task.rowShape);
     const before = journal.size;
     out.note(
-      `${plan.task.name}: ${plan.task.count} ${unit} x ${plan.cells.length} cells (${describeCells(plan.cells)}) -> ${folder}`,
+      `${plan.task.name}: ${plural(plan.task.count, unit)} x ${plural(plan.cells.length, 'cell')} (${describeCells(plan.cells)}) -> ${folder}`,
     );
     for (const note of budgetNotes(plan.cells)) out.note(note);
-    if (before > 0) out.note(`resuming: the journal has ${before} rows`);
+    if (before > 0) out.note(`resuming: the journal has ${plural(before, 'row')}`);
     const started = performance.now();
     let progress: Progress | undefined;
     let grid: RowGrid;
@@ -196,7 +197,7 @@ function roughSeconds(
 
 /** `--dry-run`: the plan, its size, memory and rough time. Loads no weights and writes nothing. */
 export async function describePlan(evaluation: Evaluation, cores: number): Promise<string> {
-  const { settings, checkpoint, plan, unit = 'samples' } = evaluation;
+  const { settings, checkpoint, plan, unit = 'sample' } = evaluation;
   const folder = outputFolder(settings, plan);
   const have = new Set(readJournal(folder, plan.task.rowShape).map((row) => row.key));
   checkFolderPlan(folder, plan, hasResults(folder, have.size));
@@ -207,14 +208,14 @@ export async function describePlan(evaluation: Evaluation, cores: number): Promi
   const lines: [string, string][] = [
     [
       'plan',
-      `${plan.task.name} on ${checkpoint.name}, ${plan.task.count} ${unit} x ${plan.cells.length} cells`,
+      `${plan.task.name} on ${checkpoint.name}, ${plural(plan.task.count, unit)} x ${plural(plan.cells.length, 'cell')}`,
     ],
     ['cells', describeCells(plan.cells)],
     ...budgetNotes(plan.cells).map((note): [string, string] => ['', note]),
     ['preset', presetNote(settings) ?? 'none'],
     ['rows', `${n(size.rows)}${size.done > 0 ? `, of which ${n(size.done)} are in the journal` : ''}`],
     ['prefill', `${n(size.prefillTokens)} tokens, once per sample for all cells`],
-    ['decode', `at most ${n(size.decodeSteps)} steps over all branches`],
+    ['decode', `at most ${plural(size.decodeSteps, 'step')} over all branches`],
     ['memory', `about ${describeMemory(memory)}`],
     [
       'time',

@@ -1,5 +1,6 @@
 /** Figures 3 and 4 of the paper, redrawn from our measurements with the paper's numbers as dashed lines. */
 import type { TopLevelSpec } from 'vega-lite';
+import { plural } from '../words.js';
 import { PAPER_SPARSITY, paperRecall, type RecallReport, type SparsityReport } from './analysis.js';
 import { methodScales, OURS, sourceDash } from './look.js';
 
@@ -111,7 +112,7 @@ export function recallChart(report: RecallReport): TopLevelSpec {
   return {
     title: {
       text: 'Recall of the tokens that matter most',
-      subtitle: `${report.modelName}; passkey prompts of ${report.contextTokens.toLocaleString('en-US')} tokens, ${samples} ${samples === 1 ? 'sample' : 'samples'}; layers from ${report.skipLayers} on`,
+      subtitle: `${report.modelName}; passkey prompts of ${report.contextTokens.toLocaleString('en-US')} tokens, ${plural(samples, 'sample')}; layers from ${report.skipLayers} on`,
     },
     width: 560,
     height: 300,

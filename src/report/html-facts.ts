@@ -1,8 +1,8 @@
 /** What a report says of a run in words: its title, the facts of its manifest, and what a reader must be warned of. */
 import { basename, dirname } from 'node:path';
+import { plural } from '../words.js';
 import { cellReader, type ReportRun } from './html-run.js';
 import { namesApart, runSettings, settingWords } from './names.js';
-import { plural } from './rows.js';
 
 const TITLES: Readonly<Record<string, { title: string; paper: string }>> = {
   passkey: { title: 'Passkey retrieval', paper: 'Table 1' },

@@ -2,9 +2,9 @@
 import { existsSync } from 'node:fs';
 import { basename, join, resolve } from 'node:path';
 import { z } from 'zod';
+import { plural } from '../words.js';
 import type { ReportSection } from './html.js';
 import { readFigures, readJson, readTable, readWideTable } from './html-run.js';
-import { plural } from './rows.js';
 
 const manifestSchema = z.looseObject({
   command: z.string(),

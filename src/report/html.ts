@@ -3,6 +3,8 @@
  * Every text that comes from a run's folder is escaped. Figures are embedded as images, so that nothing in an SVG can
  * run or load anything, and ids of different figures cannot clash.
  */
+
+import { plural } from '../words.js';
 import type { TextTable } from './html-csv.js';
 import {
   runDevice,
@@ -17,7 +19,6 @@ import {
 import type { Figure, ReportRun } from './html-run.js';
 import { STYLE } from './html-style.js';
 import { frontText, type ParetoPanel } from './pareto.js';
-import { plural } from './rows.js';
 
 export interface ReportPage {
   title: string;

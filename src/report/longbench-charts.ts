@@ -1,8 +1,8 @@
 /** LongBench as pictures: score over the KV budget, one chart per task, and all of them in one figure like the paper's Figure 7. */
 import type { TopLevelSpec } from 'vega-lite';
+import { plural } from '../words.js';
 import { dataTitle, isSample, type LongBenchReport, type LongBenchTaskResult } from './longbench.js';
 import { methodScales, OURS, sourceDash } from './look.js';
-import { plural } from './rows.js';
 
 const PAPER = 'paper, Figure 7';
 /** Two standard errors to each side, about a 95% interval. */

@@ -1,4 +1,5 @@
 /** LongBench as tables: long form for files, and the shape of the paper's Figure 7 for readers. */
+import { plural } from '../words.js';
 import { manyReadsNote } from './rows.js';
 import { columnsOf, fixed, type Table } from './table.js';
 
@@ -183,7 +184,7 @@ export function longBenchNotes(report: LongBenchReport): string[] {
   for (const { task, samples, truncated } of report.tasks) {
     if (truncated > 0)
       notes.push(
-        `${task}: ${truncated} of ${samples} prompts were longer than the limit and lost their middle`,
+        `${task}: ${truncated} of ${plural(samples, 'prompt was', 'prompts were')} longer than the limit and lost their middle`,
       );
   }
   const never = new Map<string, { name: string; hits: number; samples: number }>();
@@ -196,7 +197,7 @@ export function longBenchNotes(report: LongBenchReport): string[] {
   }
   const hit = [...never.values()].filter(({ hits }) => hits > 0);
   if (hit.length > 0) {
-    const list = hit.map(({ name, hits, samples }) => `${name} in ${hits} of ${samples} samples`);
+    const list = hit.map(({ name, hits, samples }) => `${name} in ${hits} of ${plural(samples, 'sample')}`);
     notes.push(
       `* never attended fewer tokens than the cache held, so it was the same as full there: ${list.join(', ')}`,
     );

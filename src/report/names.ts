@@ -1,6 +1,7 @@
 /** Telling runs apart in words: what was asked of them, and only where it differs. */
+
+import { plural } from '../words.js';
 import type { ReportRun } from './html-run.js';
-import { plural } from './rows.js';
 
 type Setting = string | number | boolean;
 

@@ -1,8 +1,9 @@
 /** Score against KV bytes read: which cells no other cell beats in both. */
+
+import { plural } from '../words.js';
 import { type ScoredCell, scoredCells } from './cells.js';
 import type { ReportRun } from './html-run.js';
 import { namesApart, runSettings, type Settings } from './names.js';
-import { plural } from './rows.js';
 
 export interface ParetoPoint {
   method: string;

@@ -1,8 +1,9 @@
 /** The passkey experiment as pictures: accuracy over budget, and depth x budget heat maps, both on the scale of Table 1. */
 import type { TopLevelSpec } from 'vega-lite';
+import { plural } from '../words.js';
 import { methodScales, OURS, sourceDash } from './look.js';
 import type { PasskeyReport } from './passkey.js';
-import { plural, type SampleResult } from './rows.js';
+import type { SampleResult } from './rows.js';
 
 const subtitle = (report: PasskeyReport): string =>
   `${report.modelName}, ${report.contextTokens.toLocaleString('en-US')} tokens of context, ${plural(report.cells[0]?.samples ?? 0, 'sample')}`;

@@ -1,4 +1,5 @@
 /** The passkey experiment as tables: long form for files, and the shape of the paper's Table 1 for readers. */
+import { plural } from '../words.js';
 import type { PaperReference } from './paper.js';
 import { type CellResult, manyReadsNote } from './rows.js';
 import { columnsOf, fixed, type Table } from './table.js';
@@ -89,7 +90,7 @@ export function passkeyNotes(report: PasskeyReport): string[] {
   const notes: string[] = [];
   for (const cell of report.cells.filter((c) => c.neverSparse > 0)) {
     notes.push(
-      `* ${cell.method} with budget ${cell.budgetTokens} never attended fewer tokens than the cache held in ${cell.neverSparse} of ${cell.samples} samples: it was the same as full there`,
+      `* ${cell.method} with budget ${cell.budgetTokens} never attended fewer tokens than the cache held in ${cell.neverSparse} of ${plural(cell.samples, 'sample')}: it was the same as full there`,
     );
   }
   const most = report.cells.filter((c) => c.kvReadPct > 100).map((c) => `${c.method} ${c.budgetTokens}`);

@@ -30,10 +30,6 @@ export interface SampleResult {
   score: number;
 }
 
-/** `1 sample`, `2 samples`. */
-export const plural = (count: number, one: string, many = `${one}s`): string =>
-  `${count.toLocaleString('en-US')} ${count === 1 ? one : many}`;
-
 /** Wilson's 95% interval of a proportion, in percent: sensible at 0 and 100 percent and for few samples. */
 export function wilson95(successes: number, samples: number): [number, number] {
   if (samples === 0) return [0, 100];

@@ -23,6 +23,8 @@ export type {
   NativeModelInfo,
 } from './addon.js';
 
+import { plural } from '../words.js';
+
 export type { JobOptions } from './job.js';
 
 /** What `--device` means for a model; `note` says why `auto` does not take a GPU that is there. */
@@ -45,7 +47,7 @@ export const planGpuMemory = (
 
 /** `cuda:0, NVIDIA H100 80GB HBM3, cuBLAS` or `cpu, avx2, 8 threads`. */
 export const describeDevice = ({ device, gpu, simd, threads }: DeviceInfo): string =>
-  gpu === undefined ? `${device}, ${simd}, ${threads} threads` : `${device}, ${gpu}`;
+  gpu === undefined ? `${device}, ${simd}, ${plural(threads!, 'thread')}` : `${device}, ${gpu}`;
 
 /** One branch: a paged KV cache (shared with its forks) and the method that reads it. */
 export class Sequence implements Disposable {

@@ -142,7 +142,7 @@ describe.skipIf(!hasAddon)('quest longbench --sample', { timeout: 120_000 }, () 
       });
     expect(whole[1]).toMatchObject({ never_sparse_samples: '0', page_size: '16', group: 'max' });
     expect(Number(whole[1]!.kv_read_pct)).toBeLessThan(50);
-    expect(first.stdout).toMatch(/samsum: 1 of 1 prompts were longer than the limit/);
+    expect(first.stdout).toMatch(/samsum: 1 of 1 prompt was longer than the limit/);
   });
 
   test('predictions.jsonl holds what is needed to judge each answer', () => {
@@ -195,6 +195,10 @@ describe.skipIf(!hasAddon)('quest longbench --sample', { timeout: 120_000 }, () 
     const scored = await run(['score', out]);
     expect(scored.code).toBe(0);
     expect(scored.stdout).toBe(first.stdout);
+    expect(scored.stderr).toMatch(
+      /^15 predictions scored, 15 of them for the first time; tables, figures are in/m,
+    );
+    expect((await run(['score', out])).stderr).toMatch(/^15 predictions scored, 0 differ from before;/m);
     for (const file of FILES) {
       if (file === 'manifest.json' || file === 'journal.jsonl') continue;
       expect(read(out, file), file).toBe(read(reference, file));
@@ -211,7 +215,7 @@ describe.skipIf(!hasAddon)('quest longbench --sample', { timeout: 120_000 }, () 
     const text = lines.map((line) => JSON.stringify(line)).join('\n');
     writeFileSync(join(out, 'predictions.jsonl'), `${text}\n`);
     const { stdout, stderr } = await run(['score', out, '--format', 'csv']);
-    expect(stderr).toMatch(/15 predictions scored, 1 differ/);
+    expect(stderr).toMatch(/^15 predictions scored, 1 differs from before; tables, figures are in/m);
     expect(stdout).toMatch(/^hotpotqa,full,,all,1,100\.00,/m);
     writeFileSync(join(out, 'predictions.jsonl'), text.replace('"answers":', '"answer":'));
     const refused = await run(['score', out]);

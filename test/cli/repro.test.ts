@@ -74,7 +74,7 @@ describe.skipIf(!hasAddon)('quest repro', { timeout: 120_000 }, () => {
     expect(stderr).toMatch(
       /== table1-10k: quest passkey --config \S+table1-10k\.yaml --model quest-tiny --samples 1 --context 600 --budget 64 --out/,
     );
-    expect(stdout).toMatch(/^plan +passkey on quest-tiny, 1 samples x 6 cells$/m);
+    expect(stdout).toMatch(/^plan +passkey on quest-tiny, 1 sample x 6 cells$/m);
     expect(existsSync(out)).toBe(false);
   });
 

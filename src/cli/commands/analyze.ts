@@ -27,6 +27,7 @@ import {
 import { writeFileAtomic } from '../../report/files.js';
 import { type Format, renderCsv, renderMarkdown, type Table } from '../../report/table.js';
 import type { MethodName } from '../../runtime/addon.js';
+import { plural } from '../../words.js';
 import type { CommandContext } from '../commands.js';
 import { describePlan, type Evaluation, evaluate } from '../evaluate.js';
 import { writeManifest } from '../manifest.js';
@@ -107,7 +108,9 @@ async function finishRun(
   const format = settings.string('format') as Format;
   await context.out.table(format === 'table' || format === 'md' ? finished!.wide : finished!.long, format);
   const worked =
-    result.computed > 0 ? `${result.computed} rows in ${result.seconds.toFixed(1)} s` : 'all rows were there';
+    result.computed > 0
+      ? `${plural(result.computed, 'row')} in ${result.seconds.toFixed(1)} s`
+      : 'all rows were there';
   context.out.note(`${worked}; table, figure and manifest are in ${result.folder}`);
   return 0;
 }
@@ -159,7 +162,7 @@ async function sparsity(context: CommandContext): Promise<number> {
       evictors: 0,
     }),
     run: runSparsity,
-    unit: 'layers',
+    unit: 'layer',
   };
   const text =
     source.dataset === 'pg19' ? `${source.title}, ${source.books.map((b) => b.id).join(', ')}` : source.title;

@@ -18,6 +18,7 @@ import { e2eTable } from '../../report/bench.js';
 import { writeFileAtomic } from '../../report/files.js';
 import { type Format, renderCsv } from '../../report/table.js';
 import { chooseDevice, Model, type Sequence } from '../../runtime/index.js';
+import { plural } from '../../words.js';
 import type { CommandContext } from '../commands.js';
 import { availableMemory, checkMemory, estimateMemory } from '../memory.js';
 import { roughRates } from '../rough.js';
@@ -159,12 +160,12 @@ export async function run(context: CommandContext): Promise<number> {
     for (const { shape, contextTokens } of models.flat().filter((place) => !fits(place)))
       out.note(`${shape} at ${contextTokens} tokens does not fit`);
     out.data(
-      `${total - 1} cases of ${options.repeats} x ${options.steps} steps, ${describeTime(roughSeconds)} -> ${benchFolder(context, plan)}\n`,
+      `${plural(total - 1, 'case')} of ${options.repeats} x ${plural(options.steps, 'step')}, ${describeTime(roughSeconds)} -> ${benchFolder(context, plan)}\n`,
     );
     return 0;
   }
   if (roughSeconds > 60) out.note(`${device}: ${describeTime(roughSeconds)}`);
-  const name = bench.info.gpu ?? `${bench.info.simd}, ${bench.info.threads} threads`;
+  const name = bench.info.gpu ?? `${bench.info.simd}, ${plural(bench.info.threads!, 'thread')}`;
   const { rows, missing, bandwidth } = await runBench<Measured>(
     context,
     plan,

@@ -17,6 +17,7 @@ import { type Format, renderCsv, type Table } from '../../report/table.js';
 import type { KernelTime, TimingRules } from '../../runtime/addon.js';
 import { chooseDevice } from '../../runtime/index.js';
 import { KernelBench } from '../../runtime/kernel_bench.js';
+import { plural } from '../../words.js';
 import type { CommandContext } from '../commands.js';
 import type { Settings } from '../settings.js';
 import { budgetsOf } from './bench.js';
@@ -123,7 +124,7 @@ export async function run(context: CommandContext): Promise<number> {
     );
     return 0;
   }
-  const device = bench.info.gpu ?? `${bench.info.simd}, ${bench.info.threads} threads`;
+  const device = bench.info.gpu ?? `${bench.info.simd}, ${plural(bench.info.threads!, 'thread')}`;
   const result = await runBench(
     context,
     plan,

@@ -9,6 +9,7 @@ import { BUILT_IN, packageRoot } from '../../model/package_root.js';
 import type { Format } from '../../report/table.js';
 import { addon, type NativeGpuReport } from '../../runtime/addon.js';
 import { chooseDevice } from '../../runtime/index.js';
+import { plural } from '../../words.js';
 import type { CommandContext } from '../commands.js';
 import { availableMemory, formatBytes } from '../memory.js';
 import { questVersion } from '../version.js';
@@ -23,7 +24,7 @@ function machineLines(): Line[] {
     ['quest', 'ok', questVersion()],
     ['node', 'ok', process.version],
     ['system', 'ok', `${platform()} ${release()} ${arch()}`],
-    ['cpu', 'ok', `${cpu?.model.trim() ?? 'unknown'}, ${cpus().length} cores`],
+    ['cpu', 'ok', `${cpu?.model.trim() ?? 'unknown'}, ${plural(cpus().length, 'core')}`],
     ['memory', 'ok', `${formatBytes(totalmem())}, of which ${formatBytes(free)} can be used now`],
   ];
 }
@@ -53,7 +54,7 @@ function addonLines(): Line[] {
     const { levels, active, cores } = native.cpuInfo();
     return [
       ['native runtime', 'ok', native.version],
-      ['simd', 'ok', `${active} in use, of ${levels.join(', ')}; ${cores} cores`],
+      ['simd', 'ok', `${active} in use, of ${levels.join(', ')}; ${plural(cores, 'core')}`],
       ...gpuLines(native.gpus()),
     ];
   } catch (error) {
@@ -122,7 +123,7 @@ export async function run(context: CommandContext): Promise<number> {
     lines.push([
       'model',
       'ok',
-      `${checkpoint.name}: ${spec.nLayers} layers, ${spec.nHeads}/${spec.nKvHeads} heads of ${spec.headDim}, context ${spec.maxContext}, ${formatBytes(checkpoint.weightBytes)}`,
+      `${checkpoint.name}: ${plural(spec.nLayers, 'layer')}, ${spec.nHeads}/${spec.nKvHeads} heads of ${spec.headDim}, context ${spec.maxContext}, ${formatBytes(checkpoint.weightBytes)}`,
     ]);
     if (hasAddon) {
       lines.push(...(await selfCheckLines(checkpoint, device, threads)));

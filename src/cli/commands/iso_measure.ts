@@ -2,6 +2,7 @@
 import { kernelCase } from '../../../eval/efficiency/kernels.js';
 import { attentionStep, type IsoRow } from '../../../eval/iso.js';
 import type { AttentionStep, StepTime } from '../../../eval/iso_attention.js';
+import { plural } from '../../words.js';
 import type { CommandContext } from '../commands.js';
 import { startProgress } from '../progress.js';
 import { openKernelBench } from './bench_kernels.js';
@@ -43,7 +44,7 @@ export async function measureAttention(
   } finally {
     progress.stop();
   }
-  const device = bench.info.gpu ?? `${bench.info.simd}, ${bench.info.threads} threads`;
+  const device = bench.info.gpu ?? `${bench.info.simd}, ${plural(bench.info.threads!, 'thread')}`;
   return {
     time: (step) => times.get(keyOf(step)),
     note: `attention: one decode step at the mean context with ${heads} heads of 128, measured now on ${device}`,

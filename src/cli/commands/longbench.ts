@@ -27,6 +27,7 @@ import { findChatTemplate } from '../../model/chat.js';
 import { writeFileAtomic } from '../../report/files.js';
 import { type LongBenchReport, longBenchLongTable, longBenchWideTable } from '../../report/longbench.js';
 import { type Format, renderCsv, renderMarkdown } from '../../report/table.js';
+import { plural } from '../../words.js';
 import type { CommandContext } from '../commands.js';
 import { describePlan, type Evaluation, evaluate } from '../evaluate.js';
 import { writeManifest } from '../manifest.js';
@@ -64,12 +65,12 @@ async function openSets(context: CommandContext, tasks: string[], even: boolean)
   }
 }
 
-/** Draws a chart per task and, for several, one of all; the plotting libraries are loaded only here. */
-async function writeCharts(folder: string, report: LongBenchReport): Promise<void> {
+/** Draws a chart per task and, for several, one of all; the plotting libraries are loaded only here. Nothing without a budget. */
+async function writeCharts(folder: string, report: LongBenchReport): Promise<boolean> {
   const hasBudgets = report.tasks.some(({ cells }) =>
     cells.some(({ cell }) => cell.budgetTokens !== undefined),
   );
-  if (!hasBudgets) return;
+  if (!hasBudgets) return false;
   const [{ allTasksChart, taskChart }, { renderSvg }] = await Promise.all([
     import('../../report/longbench-charts.js'),
     import('../../report/svg.js'),
@@ -78,13 +79,16 @@ async function writeCharts(folder: string, report: LongBenchReport): Promise<voi
     writeFileAtomic(join(folder, `${result.task}.svg`), await renderSvg(taskChart(report, result)));
   if (report.tasks.length > 1)
     writeFileAtomic(join(folder, 'figure.svg'), await renderSvg(allTasksChart(report)));
+  return true;
 }
 
-/** Writes the tables and figures of a scored run. */
-export async function writeReport(folder: string, report: LongBenchReport): Promise<void> {
+/** Writes the tables and figures of a scored run, and says which. */
+export async function writeReport(folder: string, report: LongBenchReport): Promise<string> {
   writeFileAtomic(join(folder, 'table.csv'), renderCsv(longBenchLongTable(report)));
   writeFileAtomic(join(folder, 'table.md'), renderMarkdown(longBenchWideTable(report)));
-  await writeCharts(folder, report);
+  return (await writeCharts(folder, report))
+    ? 'tables, figures'
+    : 'tables (and no figure: no method here has a budget)';
 }
 
 /** The table and its notes on the terminal. */
@@ -156,6 +160,7 @@ export async function run(context: CommandContext): Promise<number> {
 
   const predictOnly = settings.flag('predict-only');
   let report: LongBenchReport | undefined;
+  let written = '';
   const result = await evaluate(evaluation, async (done) => {
     const { folder, grid, seconds, device, computed, reused } = done;
     const records = await collectPredictions(sets, cells, grid);
@@ -163,7 +168,7 @@ export async function run(context: CommandContext): Promise<number> {
     writeFileAtomic(join(folder, PREDICTIONS_NAME), renderPredictions(records));
     if (!predictOnly) {
       report = longBenchReport(records, { modelName: checkpoint.name, data });
-      await writeReport(folder, report);
+      written = await writeReport(folder, report);
     }
     const record = { started, seconds, device, rows: { computed, reused } };
     writeManifest(folder, context, settings, checkpoint, record, totals(plan, grid));
@@ -171,10 +176,12 @@ export async function run(context: CommandContext): Promise<number> {
 
   if (report !== undefined) await showReport(context, report);
   const worked =
-    result.computed > 0 ? `${result.computed} rows in ${result.seconds.toFixed(1)} s` : 'all rows were there';
+    result.computed > 0
+      ? `${plural(result.computed, 'row')} in ${result.seconds.toFixed(1)} s`
+      : 'all rows were there';
   const next = predictOnly
     ? `predictions are in ${result.folder}; quest score ${result.folder} scores them`
-    : `predictions, tables, figures and manifest are in ${result.folder}`;
+    : `predictions, ${written} and manifest are in ${result.folder}`;
   out.note(`${worked}; ${next}`);
   return 0;
 }

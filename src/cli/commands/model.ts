@@ -6,6 +6,7 @@ import { pullModel } from '../../model/hub_pull.js';
 import { listCachedModels, verifySnapshot } from '../../model/hub_store.js';
 import { BUILT_IN } from '../../model/package_root.js';
 import type { Format, Table } from '../../report/table.js';
+import { plural } from '../../words.js';
 import { chooseAction } from '../actions.js';
 import type { CommandContext } from '../commands.js';
 import { startProgress } from '../progress.js';
@@ -133,12 +134,14 @@ async function verify(context: CommandContext, names: readonly string[], format:
   const bad = files.filter(({ state }) => state === 'changed' || state === 'missing');
   const unknown = files.filter(({ state }) => state === 'unrecorded');
   if (unknown.length > 0)
-    out.note(`${unknown.length} files have no checksum to compare with: they are not links of a hub cache`);
+    out.note(
+      `${plural(unknown.length, 'file has', 'files have')} no checksum to compare with, being no links of a hub cache`,
+    );
   if (bad.length > 0)
     out.note(
       `${bad.map(({ name }) => name).join(', ')}: fetch again with \`quest model pull ${hubIdOfFolder(dir) ?? ref}${bad.some(({ state }) => state === 'changed') ? ' --force' : ''}\``,
     );
-  else out.note(`${files.length - unknown.length} files are what the hub published`);
+  else out.note(`${plural(files.length - unknown.length, 'file is', 'files are')} what the hub published`);
   return bad.length > 0 ? 1 : 0;
 }
 

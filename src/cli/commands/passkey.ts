@@ -11,6 +11,7 @@ import { writeFileAtomic } from '../../report/files.js';
 import { paperPasskey } from '../../report/paper.js';
 import { type PasskeyReport, passkeyLongTable, passkeyWideTable } from '../../report/passkey.js';
 import { type Format, renderCsv, renderMarkdown } from '../../report/table.js';
+import { plural } from '../../words.js';
 import type { CommandContext } from '../commands.js';
 import { describePlan, type Evaluation, evaluate } from '../evaluate.js';
 import { writeManifest } from '../manifest.js';
@@ -123,7 +124,9 @@ export async function run(context: CommandContext): Promise<number> {
   const forReaders = format === 'table' || format === 'md';
   await context.out.table(forReaders ? passkeyWideTable(report!) : passkeyLongTable(report!), format);
   const worked =
-    result.computed > 0 ? `${result.computed} rows in ${result.seconds.toFixed(1)} s` : 'all rows were there';
+    result.computed > 0
+      ? `${plural(result.computed, 'row')} in ${result.seconds.toFixed(1)} s`
+      : 'all rows were there';
   context.out.note(`${worked}; table, figures and manifest are in ${result.folder}`);
   return 0;
 }

@@ -24,6 +24,7 @@ import {
 } from '../../report/ppl.js';
 import { paperPerplexity } from '../../report/ppl-paper.js';
 import { type Format, renderCsv, renderMarkdown } from '../../report/table.js';
+import { plural } from '../../words.js';
 import type { CommandContext } from '../commands.js';
 import { describePlan, evaluate } from '../evaluate.js';
 import { writeManifest } from '../manifest.js';
@@ -131,7 +132,7 @@ export async function run(context: CommandContext): Promise<number> {
     longestSteps: longest,
     memory: memoryOf(checkpoint, cells, longest, cells.some(isSequential) ? lockstep : 1),
     run: runPerplexity,
-    unit: source.books.length === 1 ? 'book' : 'books',
+    unit: 'book',
   };
   if (settings.flag('dry-run')) {
     context.out.data(await describePlan(evaluation, settings.number('threads') || availableParallelism()));
@@ -179,7 +180,9 @@ export async function run(context: CommandContext): Promise<number> {
   const forReaders = format === 'table' || format === 'md';
   await context.out.table(forReaders ? perplexityWideTable(report!) : perplexityLongTable(report!), format);
   const worked =
-    result.computed > 0 ? `${result.computed} rows in ${result.seconds.toFixed(1)} s` : 'all rows were there';
+    result.computed > 0
+      ? `${plural(result.computed, 'row')} in ${result.seconds.toFixed(1)} s`
+      : 'all rows were there';
   context.out.note(`${worked}; table, figure and manifest are in ${result.folder}`);
   return 0;
 }

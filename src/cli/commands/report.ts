@@ -8,7 +8,7 @@ import { renderReportMarkdown } from '../../report/html-markdown.js';
 import { type ReportRun, readRun } from '../../report/html-run.js';
 import { readSweep } from '../../report/html-sweep.js';
 import { paretoPanels } from '../../report/pareto.js';
-import { plural } from '../../report/rows.js';
+import { plural } from '../../words.js';
 import type { CommandContext } from '../commands.js';
 import { PLAN_NAME as SWEEP_PLAN, UNITS as SWEEP_UNITS } from '../sweep/store.js';
 

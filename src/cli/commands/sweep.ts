@@ -7,6 +7,7 @@ import { QuestError } from '../../errors.js';
 import { ensureFolder, writeFileAtomic } from '../../report/files.js';
 import { type SweepCell, sweepLongTable, sweepPanels, sweepWideTable } from '../../report/sweep.js';
 import { type Format, renderCsv, renderMarkdown } from '../../report/table.js';
+import { plural } from '../../words.js';
 import type { CommandContext } from '../commands.js';
 import { environment, MANIFEST_NAME } from '../manifest.js';
 import { startProgress } from '../progress.js';
@@ -68,8 +69,8 @@ function describeSweep(folder: string, units: readonly Unit[], slurm: SlurmOptio
   const open = units.filter((unit) => !isDone(folder, unit));
   const tokens = open.reduce((sum, unit) => sum + unit.tokens, 0);
   const lines = [
-    `sweep    ${units.length} units, ${cells} cells -> ${folder}`,
-    `open     ${open.length} units, about ${tokens.toLocaleString('en-US')} prompt tokens`,
+    `sweep    ${plural(units.length, 'unit')}, ${plural(cells, 'cell')} -> ${folder}`,
+    `open     ${plural(open.length, 'unit')}, about ${tokens.toLocaleString('en-US')} prompt tokens`,
     ...units.map(
       (unit) =>
         `${isDone(folder, unit) ? 'done' : 'unit'}     ${unit.id}\n         quest ${unit.argv.join(' ')}`,
@@ -77,7 +78,7 @@ function describeSweep(folder: string, units: readonly Unit[], slurm: SlurmOptio
   ];
   if (slurm !== undefined && open.length > 0) {
     const packs = packUnits(open, slurm.packTokens);
-    lines.push(`slurm    ${packs.length} array elements, submitted with sbatch:`, '');
+    lines.push(`slurm    ${plural(packs.length, 'array element')}, submitted with sbatch:`, '');
     lines.push(batchScript(folder, packs, slurm));
   }
   return `${lines.join('\n').trimEnd()}\n`;
@@ -134,7 +135,7 @@ async function runUnits(context: CommandContext): Promise<number> {
   await runLocal(units, { folder, devices, signal, note: out.note, exclusive: true, onProgress: () => {} });
   const failed = units.filter((unit) => !isDone(folder, unit)).length;
   const seconds = ((performance.now() - started) / 1000).toFixed(1);
-  out.note(`${units.length} units in ${seconds} s, ${failed} failed`);
+  out.note(`${plural(units.length, 'unit')} in ${seconds} s, ${failed} failed`);
   return failed > 0 ? 1 : 0;
 }
 
@@ -166,7 +167,7 @@ export async function run(context: CommandContext): Promise<number> {
     writeUnits(folder, units);
     const done = units.filter((unit) => isDone(folder, unit)).length;
     const there = done > 0 ? `, ${done} of which are there` : '';
-    out.note(`sweep: ${units.length} units${there} -> ${folder}`);
+    out.note(`sweep: ${plural(units.length, 'unit')}${there} -> ${folder}`);
     const progress = await startProgress(out, 'sweep');
     const shared = {
       ...{ folder, signal },
@@ -193,7 +194,7 @@ export async function run(context: CommandContext): Promise<number> {
     await out.table(forReaders ? sweepWideTable(cells) : sweepLongTable(cells), format);
     const failed = units.filter((unit) => !isDone(folder, unit)).length;
     out.note(
-      `${units.length - failed} of ${units.length} units; table, figure and manifest are in ${folder}` +
+      `${units.length - failed} of ${plural(units.length, 'unit')}; table, figure and manifest are in ${folder}` +
         (failed > 0 ? `; ${failed} failed: what they said is in unit.log of their folders` : ''),
     );
     return failed > 0 ? 1 : 0;

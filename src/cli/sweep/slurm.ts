@@ -6,6 +6,7 @@ import { spawn } from 'node:child_process';
 import { join } from 'node:path';
 import { QuestError } from '../../errors.js';
 import { ensureFolder, writeFileAtomic } from '../../report/files.js';
+import { plural } from '../../words.js';
 import { batchScript, jobName, packUnits, SLURM_FOLDER, type SlurmOptions } from './slurm_script.js';
 import { clearFailure, failureOf, isDone, journalBytes, markFailed } from './store.js';
 import type { Unit } from './units.js';
@@ -107,7 +108,7 @@ async function submit(run: SlurmRun, units: readonly Unit[]): Promise<string> {
       hint: `mend it with --partition, --account, --time, --gres or --sbatch; the script is ${join(folder, script)}`,
       exitCode: 3,
     });
-  note(`submitted ${units.length} units as job ${job} with ${packs.length} elements`);
+  note(`submitted ${plural(units.length, 'unit')} as job ${job} with ${plural(packs.length, 'element')}`);
   return job;
 }
 
@@ -186,10 +187,14 @@ export async function runSlurm(units: readonly Unit[], run: SlurmRun): Promise<v
     left = open();
     if (left.length === 0) break;
     if (states.includes('CANCELLED'))
-      throw new QuestError('E_SLURM', `job ${job} was cancelled; ${left.length} units are missing`, {
-        hint: 'the same command submits what is missing',
-        exitCode: 3,
-      });
+      throw new QuestError(
+        'E_SLURM',
+        `job ${job} was cancelled; ${plural(left.length, 'unit is', 'units are')} missing`,
+        {
+          hint: 'the same command submits what is missing',
+          exitCode: 3,
+        },
+      );
     if (bytes() <= before) {
       const how = [...new Set(states)].join(', ') || 'unknown to Slurm';
       for (const unit of left)
@@ -199,7 +204,9 @@ export async function runSlurm(units: readonly Unit[], run: SlurmRun): Promise<v
         });
       break;
     }
-    note(`job ${job} has ended; ${left.length} units are not finished and are submitted again`);
+    note(
+      `job ${job} has ended; ${plural(left.length, 'unit is not finished and is', 'units are not finished and are')} submitted again`,
+    );
     job = undefined;
   }
 }
