@@ -32,6 +32,8 @@ export interface IsoRow {
   method: string;
   label: string;
   fullScore: number;
+  /** `full` scores no more than the tolerance: every budget would be lossless, so the task says nothing. */
+  saysNothing: boolean;
   /** The smallest lossless cell; for `full` its only one. */
   lossless: IsoScore | undefined;
   largestBudget: number | undefined;
@@ -40,7 +42,10 @@ export interface IsoRow {
 
 const unique = <T>(values: readonly T[]): T[] => [...new Set(values)];
 
-/** Per task `full` and then each method, in their order of appearance. Tasks without `full` have nothing to compare with. */
+/**
+ * Per task `full` and then each method, in their order of appearance; `full` alone where it scores nothing. Tasks without
+ * `full` have nothing to compare with.
+ */
 export function isoRows(
   scores: readonly IsoScore[],
   contexts: ReadonlyMap<string, number>,
@@ -52,12 +57,16 @@ export function isoRows(
     const full = own.find(({ method }) => method === 'full');
     if (full === undefined) return [];
     const contextTokens = contexts.get(task) ?? Number.NaN;
-    return unique(['full', ...own.map(({ method }) => method)]).map((method): IsoRow => {
+    const saysNothing = full.score <= tolerance;
+    const methods = saysNothing ? ['full'] : unique(['full', ...own.map(({ method }) => method)]);
+    return methods.map((method): IsoRow => {
       const cells = own
         .filter((cell) => cell.method === method)
         .sort((a, b) => (a.budgetTokens ?? 0) - (b.budgetTokens ?? 0));
       // Scores have two decimals: a difference of exactly the tolerance must not fail by a rounding of floats.
-      const lossless = cells.find(({ score }) => score >= full.score - tolerance - 1e-9);
+      const lossless = saysNothing
+        ? undefined
+        : cells.find(({ score }) => score >= full.score - tolerance - 1e-9);
       return {
         task,
         contextTokens,
@@ -65,6 +74,7 @@ export function isoRows(
         method,
         label: methodDefinition(method).label,
         fullScore: full.score,
+        saysNothing,
         lossless,
         largestBudget: cells.at(-1)?.budgetTokens,
         attentionUs: withTime(lossless, contextTokens, times),
@@ -101,7 +111,7 @@ export interface IsoRun {
 const KEYS = [
   ...['task', 'context_tokens', 'samples', 'full_score', 'method', 'budget_tokens', 'score', 'kv_read_pct'],
   ...['never_sparse_samples', 'attention_us', 'paper_budget_tokens', 'paper_attention_us'],
-  ...['tolerance', 'model', 'data'],
+  ...['tolerance', 'says_nothing', 'model', 'data'],
 ];
 
 /** The paper's values stand beside LongBench itself, not beside samples. */
@@ -125,6 +135,7 @@ export function isoLongTable(rows: readonly IsoRow[], run: IsoRun): Table {
       paperOf(row, run)?.budgets[row.method],
       paperOf(row, run)?.attentionUs[row.method],
       run.tolerance,
+      row.saysNothing,
       run.model,
       run.data,
     ]),
@@ -132,6 +143,7 @@ export function isoLongTable(rows: readonly IsoRow[], run: IsoRun): Table {
 }
 
 const budgetText = (row: IsoRow): string => {
+  if (row.saysNothing) return 'says nothing';
   if (row.method === 'full') return 'all';
   if (row.lossless === undefined) return `> ${row.largestBudget}`;
   return `${row.lossless.budgetTokens}${row.lossless.neverSparse > 0 ? '*' : ''}`;
@@ -154,7 +166,7 @@ export function isoWideTable(rows: readonly IsoRow[], run: IsoRun): Table {
         row.label,
         first && !Number.isNaN(row.contextTokens) ? Math.round(row.contextTokens) : undefined,
         budgetText(row),
-        row.lossless?.score.toFixed(2),
+        (row.saysNothing ? row.fullScore : row.lossless?.score)?.toFixed(2),
         row.lossless?.kvReadPct.toFixed(1),
         row.attentionUs?.toFixed(1),
         paper?.budgets[row.method],

@@ -2,7 +2,7 @@ import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { parse } from 'csv-parse/sync';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { type IsoScore, isoRows } from '../../eval/iso.js';
+import { type IsoScore, isoLongTable, isoRows, isoWideTable } from '../../eval/iso.js';
 import { attentionTimes, denseTime, fileTimes, sparseTime } from '../../eval/iso_attention.js';
 import { paperIso } from '../../eval/iso_paper.js';
 import { parseCsv } from '../../src/report/html-csv.js';
@@ -55,6 +55,39 @@ describe('lossless', () => {
     expect(budgets(scores, 'quest', 0)).toEqual([undefined]);
     expect(budgets(scores, 'quest', 2)).toEqual([256]);
     expect(budgets(scores.slice(0, 3), 'quest', 1)).toEqual([]);
+  });
+});
+
+describe('a task on which full scores nothing', () => {
+  const scores = [
+    score('qasper', 'full', undefined, 1),
+    score('qasper', 'quest', 64, 0),
+    score('hotpotqa', 'full', undefined, 1.01),
+    score('hotpotqa', 'quest', 64, 0.5),
+  ];
+  const rows = isoRows(scores, new Map(), 1, () => 7);
+
+  test('says nothing about the methods, which are left out', () => {
+    expect(rows.map(({ task, method, saysNothing }) => [task, method, saysNothing])).toEqual([
+      ['qasper', 'full', true],
+      ['hotpotqa', 'full', false],
+      ['hotpotqa', 'quest', false],
+    ]);
+    expect(rows[0]).toMatchObject({ lossless: undefined, attentionUs: undefined });
+  });
+
+  test('is marked in both tables', () => {
+    const run = { model: 'm', data: 'sample', tolerance: 1 };
+    expect(isoWideTable(rows, run).rows[0]?.slice(0, 5)).toEqual([
+      'qasper',
+      'Full',
+      undefined,
+      'says nothing',
+      '1.00',
+    ]);
+    const long = isoLongTable(rows, run);
+    const at = long.columns.findIndex(({ key }) => key === 'says_nothing');
+    expect(long.rows.map((row) => row[at])).toEqual([true, false, false]);
   });
 });
 
@@ -167,7 +200,7 @@ describe('quest iso', () => {
     const measure = ['iso', run, '--measure', '--device', 'cpu', '--heads', '8/8'];
     const { code, stdout, stderr } = await quest([...measure, '--format', 'csv']);
     expect(code, stderr).toBe(0);
-    expect(stderr).toMatch(/at the mean context with 8\/8 heads of 128, measured now on \S+, \d+ threads/);
+    expect(stderr).toMatch(/at the mean context with 8\/8 heads of 128, measured now on \S+, \d+ threads?/);
     const rows: Record<string, string>[] = parse(stdout, { columns: true });
     const us = (row: Record<string, string>) => Number(row.attention_us);
     for (const row of rows)

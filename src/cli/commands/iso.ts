@@ -8,6 +8,7 @@ import { QuestError } from '../../errors.js';
 import { parseCsv } from '../../report/html-csv.js';
 import { cellReader, type ReportRun } from '../../report/html-run.js';
 import type { Format, Table } from '../../report/table.js';
+import { plural } from '../../words.js';
 import type { CommandContext } from '../commands.js';
 import { type Attention, measureAttention } from './iso_measure.js';
 import { readRuns } from './report.js';
@@ -139,13 +140,13 @@ export async function isoTables(
   }
   const run = { model, data, tolerance };
   const notes = [
-    `lossless: at least full's score minus ${tolerance} points (--tolerance)`,
+    `lossless: at least full's score minus ${plural(tolerance, 'point')} (--tolerance)`,
     attention?.note ?? NO_TIMES,
   ];
-  const trivial = rows.filter(({ method, fullScore }) => method === 'full' && fullScore <= tolerance);
-  if (trivial.length > 0)
+  const idle = rows.filter(({ saysNothing }) => saysNothing).map(({ task }) => task);
+  if (idle.length > 0)
     notes.push(
-      `full scores no more than the tolerance on ${trivial.map(({ task }) => task).join(', ')}: every budget is lossless there`,
+      `${idle.join(', ')}: full scores no more than the tolerance, so every budget would be lossless; this says nothing about the methods, which are left out`,
     );
   if (data.startsWith('sample'))
     notes.push(

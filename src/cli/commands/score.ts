@@ -12,6 +12,7 @@ import { longBenchReport } from '../../../eval/longbench_results.js';
 import { readPlan } from '../../../eval/plan.js';
 import { QuestError } from '../../errors.js';
 import { writeFileAtomic } from '../../report/files.js';
+import { plural } from '../../words.js';
 import type { CommandContext } from '../commands.js';
 import { showReport, writeReport } from './longbench.js';
 
@@ -38,11 +39,12 @@ export async function run(context: CommandContext): Promise<number> {
   try {
     const records = readPredictions(folder);
     const score = createScorer();
-    let changed = 0;
+    let [fresh, changed] = [0, 0];
     for (const record of records) {
       signal.throwIfAborted();
       const value = await score(record);
-      if (value !== record.score) changed++;
+      if ((record.score ?? null) === null) fresh++;
+      else if (value !== record.score) changed++;
       record.score = value;
     }
     const report = longBenchReport(records, {
@@ -50,9 +52,14 @@ export async function run(context: CommandContext): Promise<number> {
       data: typeof plan?.params.data === 'string' ? plan.params.data : 'longbench',
     });
     writeFileAtomic(join(folder, PREDICTIONS_NAME), renderPredictions(records));
-    await writeReport(folder, report);
+    const written = await writeReport(folder, report);
     await showReport(context, report);
-    out.note(`${records.length} predictions scored, ${changed} differ from before; results are in ${folder}`);
+    const counts = [
+      plural(records.length, 'prediction scored', 'predictions scored'),
+      ...(fresh > 0 ? [`${fresh} of them for the first time`] : []),
+      ...(fresh < records.length ? [`${changed} ${changed === 1 ? 'differs' : 'differ'} from before`] : []),
+    ];
+    out.note(`${counts.join(', ')}; ${written} are in ${folder}`);
   } finally {
     unlock();
   }
