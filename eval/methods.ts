@@ -89,7 +89,7 @@ export const METHODS: readonly MethodDefinition[] = [
     name: 'oracle',
     label: 'Oracle',
     kind: 'selector',
-    help: 'for analysis: attends the tokens with the highest true logits, which takes reading all keys',
+    help: 'an upper bound for analysis: per query head, the tokens with the highest true logits q.k of this step; it reads all keys to know them, so it saves nothing',
     fields: ['skip_layers'],
     minBudget: () => ({ tokens: 1, why: 'one token must be attended' }),
   },

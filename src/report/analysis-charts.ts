@@ -3,6 +3,7 @@ import type { TopLevelSpec } from 'vega-lite';
 import { plural } from '../words.js';
 import { PAPER_SPARSITY, paperRecall, type RecallReport, type SparsityReport } from './analysis.js';
 import { methodScales, OURS, sourceDash } from './look.js';
+import { otherThanLongChat } from './paper.js';
 
 const colorOf = (labels: readonly string[]) => ({
   field: 'method',
@@ -24,7 +25,7 @@ export function sparsityChart(report: SparsityReport): TopLevelSpec {
     share: c.droppedShare,
     source: OURS,
   }));
-  const paperName = 'paper, mean of layers 2 on';
+  const paperName = `paper (${PAPER_SPARSITY.model}), mean of layers 2 on`;
   const paper = labels.flatMap((label) => {
     const share = PAPER_SPARSITY.others[report.cells.find((c) => c.label === label)!.method];
     if (share === undefined || last < 2) return [];
@@ -71,10 +72,11 @@ export function sparsityChart(report: SparsityReport): TopLevelSpec {
 export function recallChart(report: RecallReport): TopLevelSpec {
   const labels = [...new Set(report.cells.map((c) => c.label))];
   const budgets = [...new Set(report.cells.flatMap((c) => c.budgetTokens ?? []))].sort((a, b) => a - b);
-  const paperName = 'paper, Figure 4';
+  const other = otherThanLongChat(report.modelName);
+  const paperName = `paper, Figure 4${other === undefined ? '' : ` (${other})`}`;
   const values = report.cells.flatMap((c) =>
     (c.budgetTokens === undefined ? budgets : [c.budgetTokens]).flatMap((budget) => {
-      const paper = c.budgetTokens === undefined ? undefined : paperRecall(c);
+      const paper = c.budgetTokens === undefined ? undefined : paperRecall(report, c);
       const base = { method: c.label, budget };
       return [
         { ...base, recall: c.recall, source: OURS },

@@ -1,4 +1,6 @@
 /** The analyses of the paper's Figures 3 and 4 as tables. */
+import { ORACLE_NOTE, recallRemarks, sparsityRemarks } from './analysis-remarks.js';
+import { otherThanLongChat, paperLine } from './paper.js';
 import { manyReadsNote } from './rows.js';
 import { columnsOf, fixed, type Table } from './table.js';
 
@@ -26,6 +28,7 @@ export interface SparsityReport {
 
 /** Figure 3, Llama-2-7B class models: means read off the figure. */
 export const PAPER_SPARSITY = {
+  model: '7B',
   title: 'Figure 3 (PG-19, perplexity rising by less than 0.01)',
   /** Layers 0 and 1, all methods. */
   firstLayers: 0.03,
@@ -92,7 +95,9 @@ export function sparsityLongTable(report: SparsityReport): Table {
 /** What a reader of the table must know. */
 const sparsityNotes = (report: SparsityReport): string[] => [
   `text: ${report.text}; the last ${report.scored} of ${report.tokens} tokens are scored, one layer sparse at a time`,
+  ...(report.cells.some(({ method }) => method === 'oracle') ? [ORACLE_NOTE] : []),
   `paper: ${PAPER_SPARSITY.title}`,
+  ...sparsityRemarks(report, (method) => sparsityMeans(report, method)),
 ];
 
 /** Layers as rows, methods as columns, with the means that the paper names. */
@@ -102,6 +107,7 @@ export function sparsityWideTable(report: SparsityReport): Table {
   const show = (value: number | undefined) => value?.toFixed(3);
   const find = (layer: number, method: string) =>
     report.cells.find((c) => c.layer === layer && c.method === method);
+  const paper = `  ${paperLine(PAPER_SPARSITY.model)}`;
   const means = methods.map(({ method }) => sparsityMeans(report, method));
   return {
     columns: [
@@ -120,9 +126,9 @@ export function sparsityWideTable(report: SparsityReport): Table {
         }),
       ]),
       ['mean of 0-1', ...means.flatMap((m) => [show(m.first), undefined])],
-      ['  paper', ...methods.flatMap(() => [show(PAPER_SPARSITY.firstLayers), undefined])],
+      [paper, ...methods.flatMap(() => [show(PAPER_SPARSITY.firstLayers), undefined])],
       ['mean of others', ...means.flatMap((m) => [show(m.others), undefined])],
-      ['  paper', ...methods.flatMap(({ method }) => [show(PAPER_SPARSITY.others[method]), undefined])],
+      [paper, ...methods.flatMap(({ method }) => [show(PAPER_SPARSITY.others[method]), undefined])],
     ],
     notes: sparsityNotes(report),
   };
@@ -156,11 +162,17 @@ const FIGURE_4: Readonly<Record<string, readonly number[]>> = {
   h2o: [0.445, 0.47, 0.495],
 };
 const FIGURE_4_BUDGETS = [64, 256, 1024];
+const FIGURE_4_CONTEXTS = [10_000, 10_240];
+const FIGURE_4_TOP = 10;
 export const PAPER_RECALL_TITLE =
   'Figure 4 (LongChat-7b-v1.5-32k, passkey 10K, ten tokens; read off the figure)';
 
-/** The paper's recall where it has one. */
-export function paperRecall(cell: Pick<RecallCell, 'method' | 'budgetTokens'>): number | undefined {
+/** The paper's recall where it has one: of the same number of tokens in the same context. */
+export function paperRecall(
+  report: Pick<RecallReport, 'contextTokens' | 'top'>,
+  cell: Pick<RecallCell, 'method' | 'budgetTokens'>,
+): number | undefined {
+  if (!FIGURE_4_CONTEXTS.includes(report.contextTokens) || report.top !== FIGURE_4_TOP) return undefined;
   if (cell.method === 'full') return 1;
   return FIGURE_4[cell.method]?.[FIGURE_4_BUDGETS.indexOf(cell.budgetTokens ?? -1)];
 }
@@ -198,7 +210,7 @@ export function recallLongTable(report: RecallReport): Table {
         paper,
       ];
       return [
-        row('all', cell.recall, paperRecall(cell)),
+        row('all', cell.recall, paperRecall(report, cell)),
         ...cell.byLayer.map((recall, layer) => row(layer, recall, undefined)),
       ];
     }),
@@ -219,8 +231,9 @@ export function recallWideTable(report: RecallReport): Table {
         at(b) ? `${at(b)!.recall.toFixed(3)}${at(b)!.neverSparse ? '*' : ''}` : undefined,
       ),
     ]);
-    const paper = budgets.map((budget) => paperRecall({ method, budgetTokens: budget })?.toFixed(3));
-    if (paper.some((value) => value !== undefined)) rows.push(['  paper', ...paper]);
+    const paper = budgets.map((budget) => paperRecall(report, { method, budgetTokens: budget })?.toFixed(3));
+    if (paper.some((value) => value !== undefined))
+      rows.push([`  ${paperLine(otherThanLongChat(report.modelName))}`, ...paper]);
   }
   return {
     columns: [
@@ -242,6 +255,10 @@ export function recallNotes(report: RecallReport): string[] {
         `* ${cell.label} with budget ${cell.budgetTokens} never attended fewer tokens than the cache held: it was the same as full`,
     ),
     ...manyReadsNote(most.map((cell) => `${cell.label} ${cell.budgetTokens}`)),
-    `paper: ${PAPER_RECALL_TITLE}`,
+    ...(report.cells.some(({ method }) => method === 'oracle') ? [ORACLE_NOTE] : []),
+    ...(report.cells.some((cell) => paperRecall(report, cell) !== undefined)
+      ? [`paper: ${PAPER_RECALL_TITLE}`]
+      : []),
+    ...recallRemarks(report),
   ];
 }

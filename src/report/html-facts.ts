@@ -102,7 +102,7 @@ export function runNotes(run: ReportRun): string[] {
   if (hasPaperValues(run) || TITLES[run.task] === undefined) return notes;
   return [
     ...notes,
-    `No value of the paper stands beside: its ${TITLES[run.task]!.paper} is for another model, other data or other budgets`,
+    `No value of the paper stands beside: its ${TITLES[run.task]!.paper} is for another model, other data, another context or other budgets`,
   ];
 }
 

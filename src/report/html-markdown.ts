@@ -4,6 +4,7 @@ import type { ReportPage } from './html.js';
 import type { TextTable } from './html-csv.js';
 import { runFacts, runNotes, runScope, runTitles, runWarnings } from './html-facts.js';
 import type { ReportRun } from './html-run.js';
+import { isPaperLine } from './paper.js';
 import { frontText } from './pareto.js';
 import { renderMarkdown } from './table.js';
 
@@ -28,7 +29,7 @@ function table({ columns, rows, right }: TextTable & { right: boolean[] }): stri
       key: plain(name).replaceAll('|', '\\|'),
       align: right[i] ? 'right' : 'left',
     })),
-    rows: rows.map((row) => row.map((cell) => (cell === 'paper' ? '*paper*' : plain(cell)))),
+    rows: rows.map((row) => row.map((cell) => (isPaperLine(cell) ? `*${plain(cell)}*` : plain(cell)))),
   }).trimEnd();
 }
 

@@ -18,6 +18,7 @@ import {
 } from './html-facts.js';
 import type { Figure, ReportRun } from './html-run.js';
 import { STYLE } from './html-style.js';
+import { isPaperLine } from './paper.js';
 import { frontText, type ParetoPanel } from './pareto.js';
 
 export interface ReportPage {
@@ -61,7 +62,7 @@ export function escapeHtml(text: string): string {
   );
 }
 
-const isPaperRow = (row: readonly string[]): boolean => row.slice(0, 2).includes('paper');
+const isPaperRow = (row: readonly string[]): boolean => row.slice(0, 2).some(isPaperLine);
 
 /** A table; lines that hold the paper's values look different. `right` says which columns are numbers. */
 export function htmlTable(table: TextTable & { right?: readonly boolean[] }): string {
@@ -69,7 +70,7 @@ export function htmlTable(table: TextTable & { right?: readonly boolean[] }): st
   const head = table.columns.map((name, i) => `<th scope="col"${side(i)}>${escapeHtml(name)}</th>`);
   const body = table.rows.map((row) => {
     const cells = row.map((cell, i) => {
-      const mark = cell === 'paper' ? ' class="name"' : side(i);
+      const mark = isPaperLine(cell) ? ' class="name"' : side(i);
       return `<td${mark}>${escapeHtml(cell)}</td>`;
     });
     return `<tr${isPaperRow(row) ? ' class="paper"' : ''}>${cells.join('')}</tr>`;

@@ -1,9 +1,23 @@
 /** Numbers of the Quest paper (ICML 2024, arXiv 2406.10774) that our tables stand beside. */
 
+const LONGCHAT = /longchat-7b-v1\.5-32k/i;
+
+/** What a line of the paper's values is called beside ours: with its model, where ours is another one. */
+export const paperLine = (modelName: string | undefined): string =>
+  modelName === undefined ? 'paper' : `paper (${modelName})`;
+
+/** Whether a table's cell names such a line. */
+export const isPaperLine = (cell: string): boolean => /^paper( \(.+\))?$/.test(cell);
+
+/** The paper's model, where it is not ours. */
+export const otherThanLongChat = (modelName: string): string | undefined =>
+  LONGCHAT.test(modelName) ? undefined : 'LongChat-7B';
+
 interface PaperPasskey {
   title: string;
   /** Matches the checkpoint's name, or its folder's name. */
   model: RegExp;
+  modelName: string;
   contextTokens: readonly number[];
   budgets: readonly number[];
   accuracyPct: Readonly<Record<string, readonly number[]>>;
@@ -13,7 +27,8 @@ interface PaperPasskey {
 const TABLE_1: readonly PaperPasskey[] = [
   {
     title: 'Table 1, LongChat-7b-v1.5-32k, 10K tokens',
-    model: /longchat-7b-v1\.5-32k/i,
+    model: LONGCHAT,
+    modelName: 'LongChat-7B',
     contextTokens: [10_000, 10_240],
     budgets: [32, 64, 128, 256, 512],
     accuracyPct: {
@@ -27,6 +42,7 @@ const TABLE_1: readonly PaperPasskey[] = [
   {
     title: 'Table 1, Yarn-Llama-2-7b-128k, 100K tokens',
     model: /yarn-llama-2-7b-128k/i,
+    modelName: 'Yarn-Llama-2-7B',
     contextTokens: [100_000, 102_400],
     budgets: [256, 512, 1024, 2048, 4096],
     accuracyPct: {
@@ -41,16 +57,20 @@ const TABLE_1: readonly PaperPasskey[] = [
 
 export interface PaperReference {
   title: string;
+  /** The paper's model, where ours is another one. */
+  otherModel: string | undefined;
   /** The paper's accuracy in percent, where it has one. */
   accuracyPct(method: string, budgetTokens: number | undefined): number | undefined;
 }
 
-/** The part of Table 1 that a model and context are comparable with, if any. */
+/** The part of Table 1 with the same context, and so the same protocol; its model is named where ours is another one. */
 export function paperPasskey(modelName: string, contextTokens: number): PaperReference | undefined {
-  const table = TABLE_1.find((t) => t.model.test(modelName) && t.contextTokens.includes(contextTokens));
+  const table = TABLE_1.find((t) => t.contextTokens.includes(contextTokens));
   if (table === undefined) return undefined;
+  const same = table.model.test(modelName);
   return {
-    title: table.title,
+    title: same ? table.title : `${table.title}: the same protocol, another model than ${modelName}`,
+    otherModel: same ? undefined : table.modelName,
     accuracyPct(method, budgetTokens) {
       const column = budgetTokens === undefined ? -1 : table.budgets.indexOf(budgetTokens);
       return column < 0 ? undefined : table.accuracyPct[method]?.[column];

@@ -8,7 +8,8 @@ import type { SampleResult } from './rows.js';
 const subtitle = (report: PasskeyReport): string =>
   `${report.modelName}, ${report.contextTokens.toLocaleString('en-US')} tokens of context, ${plural(report.cells[0]?.samples ?? 0, 'sample')}`;
 
-const PAPER = 'paper, Table 1';
+const paperName = ({ paper }: PasskeyReport): string =>
+  `paper, Table 1${paper?.otherModel === undefined ? '' : ` (${paper.otherModel})`}`;
 
 interface Point {
   method: string;
@@ -47,7 +48,9 @@ function accuracyPoints(report: PasskeyReport, labels: string[], low: number, hi
     const [lo, hi] = cell.ci95;
     return [
       { ...base, accuracy: cell.scorePct, lo, hi, source: OURS },
-      ...(paper === undefined ? [] : [{ ...base, accuracy: paper, lo: null, hi: null, source: PAPER }]),
+      ...(paper === undefined
+        ? []
+        : [{ ...base, accuracy: paper, lo: null, hi: null, source: paperName(report) }]),
     ];
   });
 }
@@ -59,7 +62,8 @@ export function accuracyChart(report: PasskeyReport): TopLevelSpec {
   const [low, high] = [budgets[0] ?? 1, budgets.at(-1) ?? 1];
   const scales = methodScales(labels);
   const values = accuracyPoints(report, labels, low, high);
-  const hasPaper = values.some((v) => v.source === PAPER);
+  const paper = paperName(report);
+  const hasPaper = values.some((v) => v.source === paper);
   const x = {
     field: 'budget',
     type: 'quantitative',
@@ -83,7 +87,7 @@ export function accuracyChart(report: PasskeyReport): TopLevelSpec {
     legend: { symbolOpacity: 1 },
   };
   const shape = { ...color, scale: scales.shape };
-  const strokeDash = sourceDash(PAPER, hasPaper);
+  const strokeDash = sourceDash(paper, hasPaper, { labelLimit: 240 });
   const points = (source: string, filled: boolean) => ({
     transform: [{ filter: `!datum.level && datum.source === '${source}'` }],
     mark: { type: 'point', filled, size: 70, opacity: 1, ...(filled ? {} : { fill: 'white' }) },
@@ -104,7 +108,7 @@ export function accuracyChart(report: PasskeyReport): TopLevelSpec {
         mark: { type: 'rule', strokeWidth: 1.2, opacity: 0.55 },
         encoding: { x, y: { ...y, field: 'lo' }, y2: { field: 'hi' }, color },
       },
-      ...(hasPaper ? [points(PAPER, false)] : []),
+      ...(hasPaper ? [points(paper, false)] : []),
       points(OURS, true),
     ],
   } as unknown as TopLevelSpec;

@@ -1,6 +1,6 @@
 /** The passkey experiment as tables: long form for files, and the shape of the paper's Table 1 for readers. */
 import { plural } from '../words.js';
-import type { PaperReference } from './paper.js';
+import { type PaperReference, paperLine } from './paper.js';
 import { type CellResult, manyReadsNote } from './rows.js';
 import { columnsOf, fixed, type Table } from './table.js';
 
@@ -71,7 +71,7 @@ export function passkeyWideTable(report: PasskeyReport): Table {
     rows.push([own[0]!.label, ...values, ...(hasDense ? [show(dense)] : [])]);
     const paper = budgets.map((b) => report.paper?.accuracyPct(method, b));
     if (paper.some((value) => value !== undefined)) {
-      rows.push(['  paper', ...paper, ...(hasDense ? [undefined] : [])]);
+      rows.push([`  ${paperLine(report.paper?.otherModel)}`, ...paper, ...(hasDense ? [undefined] : [])]);
     }
   }
   return {

@@ -30,10 +30,12 @@ describe.skipIf(!hasAddon)('quest analyze', { timeout: 180_000 }, () => {
     const done = await quest(args, { env });
     expect(done.code, done.stderr).toBe(0);
     expect(done.stdout).toMatch(/^KV dropped, layer: +Oracle +budget +Quest +budget$/m);
-    expect(done.stdout).toMatch(/^ {2}paper +0\.972 +0\.921$/m);
+    expect(done.stdout).toMatch(/^ {2}paper \(7B\) +0\.972 +0\.921$/m);
     expect(`${done.stdout}${done.stderr}`).toMatch(
       /Moby-Dick \(a book of PG-19's training split.*the last 32 of 320 tokens/,
     );
+    expect(done.stdout).toMatch(/^oracle: an upper bound.*highest true logits/m);
+    expect(done.stdout).toMatch(/^WARNING: 32 scored tokens of 320 are too few/m);
     expect(readdirSync(out).sort()).toEqual(FILES);
     const rows = table(out);
     expect(rows.length).toBe(16);
@@ -78,7 +80,7 @@ describe.skipIf(!hasAddon)('quest analyze', { timeout: 180_000 }, () => {
     ]);
     for (const r of all.filter((row) => row.budget_tokens === '1024')) expect(r.recall).toBe('1.0000');
     for (const r of all.filter((row) => row.budget_tokens === '64')) expect(Number(r.recall)).toBeLessThan(1);
-    expect(all.find((r) => r.method === 'quest' && r.budget_tokens === '64')!.paper_recall).toBe('0.955');
+    expect(all.map((r) => r.paper_recall)).toEqual(all.map(() => '')); // the paper's context is 10K
   });
 
   test('what belongs to the other analysis, or to none, is refused', async () => {

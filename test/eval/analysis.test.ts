@@ -148,7 +148,10 @@ describe('recall', () => {
     expect(of('quest', 256).recall).toBeGreaterThan(of('streaming', 256).recall);
     const report = { modelName: 'quest-tiny', contextTokens: 700, top: 10, skipLayers: 0, cells: found };
     expect(recallWideTable(report).rows.map((row) => row[0])).toContain('Quest');
-    expect(paperRecall({ method: 'quest', budgetTokens: 256 })).toBe(0.985);
+    expect(paperRecall(report, { method: 'quest', budgetTokens: 256 })).toBeUndefined(); // another context
+    const figure4 = { ...report, contextTokens: 10_000 };
+    expect(paperRecall(figure4, { method: 'quest', budgetTokens: 256 })).toBe(0.985);
+    expect(recallWideTable(figure4).rows.map((row) => row[0])).toContain('  paper (LongChat-7B)');
     const again = await runRecall({ ...common(), plan, journal, loadModel: async () => model });
     expect(again).toEqual(grid);
     expect((grid[0]![1] as RecallRow).recall.every((x) => x > 0 && x <= 1)).toBe(true);

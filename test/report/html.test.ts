@@ -286,6 +286,10 @@ describe('the page', () => {
     expect(html).toContain('prefers-color-scheme: dark');
     expect(html).toContain("default-src 'none'");
     expect(html).toContain('<tr class="paper"><td class="name">paper</td>');
+    const other = makeRun({ 'table.md': MD.replace('|  paper|', '|  paper (LongChat-7B)|') });
+    expect(renderHtml(page([other]))).toContain(
+      '<tr class="paper"><td class="name">paper (LongChat-7B)</td>',
+    );
     for (const fact of ['12.5', 'cpu, avx2, 2 threads', 'abc', 'quest passkey', 'f00d', '600 (command line)'])
       expect(html).toContain(fact);
   });

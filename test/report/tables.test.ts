@@ -148,13 +148,22 @@ describe('the passkey tables', () => {
     `);
   });
 
-  test("the paper's numbers appear only where model and context are the paper's", () => {
+  test("the paper's numbers appear where the context is the paper's, with its model where ours is another", () => {
     expect(paperPasskey(longchat, 10_000)?.accuracyPct('quest', 32)).toBe(65);
     expect(paperPasskey('NousResearch/Yarn-Llama-2-7b-128k', 100_000)?.accuracyPct('tova', 4096)).toBe(10);
     expect(paperPasskey(longchat, 10_000)?.accuracyPct('quest', 48)).toBeUndefined();
     expect(paperPasskey(longchat, 10_000)?.accuracyPct('full', undefined)).toBeUndefined();
     expect(paperPasskey(longchat, 8_000)).toBeUndefined();
-    expect(paperPasskey('quest-tiny', 10_000)).toBeUndefined();
+    expect(paperPasskey(longchat, 10_000)?.otherModel).toBeUndefined();
+    expect(paperPasskey('quest-tiny', 9_000)).toBeUndefined();
+    const paper = paperPasskey('quest-tiny', 10_000);
+    expect(paper?.accuracyPct('quest', 32)).toBe(65);
+    const tiny = { ...report, modelName: 'quest-tiny', paper };
+    expect(passkeyWideTable(tiny).rows[2]).toEqual(['  paper (LongChat-7B)', 99, 100, undefined]);
+    expect(passkeyNotes(tiny).at(-1)).toBe(
+      'paper: Table 1, LongChat-7b-v1.5-32k, 10K tokens: the same protocol, another model than quest-tiny',
+    );
+    expect(passkeyLongTable(tiny).rows[1]?.at(-1)).toBe(99);
   });
 });
 
