@@ -30,7 +30,7 @@ export function sparsityRemarks(
   const ppl = cells[0]?.fullPpl ?? PAPER_PPL;
   if (ppl > 2 * PAPER_PPL)
     remarks.push(
-      `a rise of ${tolerance} is ${((100 * tolerance) / ppl).toPrecision(2)}% of this perplexity of ${ppl.toFixed(1)}, and ${((100 * tolerance) / PAPER_PPL).toPrecision(2)}% of the ${PAPER_PPL} of the paper's models: --tolerance ${((tolerance * ppl) / PAPER_PPL).toPrecision(2)} asks for as much as the paper did`,
+      `a rise of ${tolerance} is ${((100 * tolerance) / ppl).toPrecision(2)}% of this perplexity of ${ppl.toFixed(1)}, and ${((100 * tolerance) / PAPER_PPL).toPrecision(2)}% of the ${PAPER_PPL} of the paper's models: chance moves it by more; --tolerance ${((tolerance * ppl) / PAPER_PPL).toPrecision(2)} asks for as much as the paper did`,
     );
   const method = cells.some((cell) => cell.method === 'oracle') ? 'oracle' : cells[0]?.method;
   if (method === undefined) return remarks;

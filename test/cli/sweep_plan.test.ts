@@ -76,6 +76,7 @@ describe('the grid', () => {
   });
 
   test.each([
+    ['task: sparsity', /searches for budgets itself/, /quest analyze sparsity/],
     ['task: passky', /no task "passky"/, /did you mean passkey/],
     ['task: [passkey, passkey]', /names the task passkey twice/, /once/],
     ['tusk: passkey', /task: a task's name, a list of names, or/, /did you mean task instead of tusk/],

@@ -34,7 +34,7 @@ describe('sparsity', () => {
 
   test('of a weak model: the same rise is a smaller share, and what differs is said', () => {
     expect(sparsity({}, [0.8, 0.7], 70).slice(1)).toEqual([
-      "a rise of 0.01 is 0.014% of this perplexity of 70.0, and 0.14% of the 7 of the paper's models: --tolerance 0.10 asks for as much as the paper did",
+      "a rise of 0.01 is 0.014% of this perplexity of 70.0, and 0.14% of the 7 of the paper's models: chance moves it by more; --tolerance 0.10 asks for as much as the paper did",
       expect.stringMatching(
         /^not as in the paper: layers 0 and 1 of m can drop 80% under oracle, the paper's 3%/,
       ),

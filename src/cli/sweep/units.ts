@@ -103,6 +103,10 @@ function taskOf(name: string): SweepTask {
   const found = Object.hasOwn(SWEEP_TASKS, name) ? SWEEP_TASKS[name] : undefined;
   if (found !== undefined) return found;
   const names = Object.keys(SWEEP_TASKS);
+  if (name === 'sparsity')
+    throw new QuestError('E_SWEEP', 'sparsity is no task of quest sweep: it searches for budgets itself', {
+      hint: 'run quest analyze sparsity; a grid of methods and budgets has nothing to set in it',
+    });
   const near = nearest(name, names);
   throw new QuestError('E_SWEEP', `there is no task "${name}" that quest sweep knows`, {
     hint: near === undefined ? `choose from ${names.join(', ')}` : `did you mean ${near}?`,
