@@ -1,5 +1,5 @@
-// What the GPU kernel tests share: device arrays full of NaN until written, half-precision vectors, random numbers, a page
-// pool whose pages lie in scrambled order.
+// What the GPU kernel tests share: device arrays full of NaN until written, half-precision vectors, random numbers, the
+// comparison with a naive kernel, a cache whose pages lie in scrambled order.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -106,12 +106,35 @@ inline double relative_error(const std::vector<double>& out, const std::vector<d
   return std::sqrt(difference) / std::sqrt(norm > 0 ? norm : 1);
 }
 
+// |got - want| / |want| over what the reference wrote; infinite where a kernel wrote more: both started from the poison of Array.
+template <class T, class Number>
+double difference_of(const std::vector<T>& got, const std::vector<T>& want, Number&& number) {
+  EXPECT_EQ(got.size(), want.size());
+  T poison;
+  std::memset(&poison, 0xff, sizeof(T));
+  const auto poisoned = [&](const T& x) { return std::memcmp(&x, &poison, sizeof(T)) == 0; };
+  std::vector<double> mine, theirs;
+  for (size_t i = 0; i < want.size(); ++i) {
+    if (poisoned(want[i]) && !poisoned(got[i])) return INFINITY;
+    if (poisoned(want[i])) continue;
+    mine.push_back(number(got[i]));
+    theirs.push_back(number(want[i]));
+  }
+  return relative_error(mine, theirs);
+}
+inline double difference(const std::vector<uint16_t>& got, const std::vector<uint16_t>& want, Half type) {
+  return difference_of(got, want, [type](uint16_t x) { return from_half(x, type); });
+}
+inline double difference(const std::vector<float>& got, const std::vector<float>& want) {
+  return difference_of(got, want, [](float x) { return x; });
+}
+
 // One layer's cache of a branch of n tokens, on the device and as numbers. Unwritten slots are NaN; pages are scrambled.
 struct Cache {
   int n, n_kv_heads, d, page_size, pages, capacity;
   Half type;
   std::vector<int32_t> table;
-  std::vector<double> keys, values;  // [kv head, token, d]
+  std::vector<double> keys;  // [kv head, token, d]
   std::vector<uint16_t> metadata_host;
   Array<uint16_t> kv, metadata;
   Array<int32_t> device_table;
@@ -128,7 +151,6 @@ struct Cache {
     std::vector<uint16_t> storage(kv.n, 0xffff);
     metadata_host.assign(metadata.n, 0xffff);
     keys.resize(static_cast<size_t>(kv_heads) * static_cast<size_t>(n * d));
-    values.resize(keys.size());
     for (int h = 0; h < kv_heads; ++h) {
       for (int t = 0; t < n; ++t) {
         const int page = table[static_cast<size_t>(t / size)];
@@ -138,7 +160,6 @@ struct Cache {
           storage[at(page, h, 1, t % size, c)] = v;
           const size_t i = index(h, t, c);
           keys[i] = from_half(k, type);
-          values[i] = from_half(v, type);
           uint16_t& low = metadata_host[bound(h, page, 0, c)];
           uint16_t& high = metadata_host[bound(h, page, 1, c)];
           if (t % size == 0 || keys[i] < from_half(low, type)) low = k;
@@ -157,30 +178,6 @@ struct Cache {
     return ((static_cast<size_t>(h) * static_cast<size_t>(capacity) + static_cast<size_t>(page)) * 2 + static_cast<size_t>(which)) * static_cast<size_t>(d) + static_cast<size_t>(c);
   }
 };
-
-// softmax(q . K / sqrt(d)) V over the given tokens, in double. Also the probabilities.
-inline std::vector<double> attend(const Cache& cache, int kv_head, const double* q, const std::vector<int>& tokens,
-                                  std::vector<double>* probabilities = nullptr, const double* q_sink = nullptr, int sinks = 0) {
-  std::vector<double> logits;
-  double top = -1e300;
-  for (size_t j = 0; j < tokens.size(); ++j) {
-    double dot = 0;
-    for (int c = 0; c < cache.d; ++c) dot += (static_cast<int>(j) < sinks ? q_sink : q)[c] * cache.keys[cache.index(kv_head, tokens[j], c)];
-    logits.push_back(dot / std::sqrt(cache.d));
-    top = std::max(top, logits.back());
-  }
-  double sum = 0;
-  for (double& x : logits) sum += x = std::exp(x - top);
-  std::vector<double> out(static_cast<size_t>(cache.d), 0.0);
-  for (size_t j = 0; j < tokens.size(); ++j) {
-    for (int c = 0; c < cache.d; ++c) out[static_cast<size_t>(c)] += logits[j] / sum * cache.values[cache.index(kv_head, tokens[j], c)];
-  }
-  if (probabilities) {
-    *probabilities = logits;
-    for (double& x : *probabilities) x /= sum;
-  }
-  return out;
-}
 
 inline int shift_of(int page_size) {
   int s = 0;

@@ -1,7 +1,7 @@
-// The kernels behind the oracle, recall and H2O's start from its prefill, against plain double-precision loops.
+// The kernels behind the oracle, recall and H2O's start from its prefill, against the naive kernels.
 #include <set>
 
-#include "core/methods.h"
+#include "naive_kernels.h"
 #include "support.h"
 
 namespace quest::cuda::test {
@@ -23,12 +23,6 @@ DecodeRow row_of(const Cache& cache, int n, int place) {
   return row;
 }
 
-double logit(const Cache& cache, int kv_head, const double* q, int t) {
-  double dot = 0;
-  for (int c = 0; c < cache.d; ++c) dot += q[c] * cache.keys[cache.index(kv_head, t, c)];
-  return dot / std::sqrt(cache.d);
-}
-
 }  // namespace
 
 TEST(Analysis, TokenLogits) {
@@ -37,34 +31,32 @@ TEST(Analysis, TokenLogits) {
     for (const AnalysisCase& c : kCases) {
       Random random(static_cast<unsigned>(c.n));
       const Cache cache(random, c.n, c.kv_heads, c.d, c.page_size, type);
-      const int first = std::max(1, c.n - 7), pages = cache.pages;  // two rows, the first sees fewer keys
       Array<uint16_t> q(random.halves(static_cast<size_t>(2 * c.heads * c.d), type));
-      const auto qs = widen(q.host(), type);
-      Array<DecodeRow> rows(std::vector<DecodeRow>{row_of(cache, first, 1), row_of(cache, c.n, 0)});
+      // Two rows, the first sees fewer keys.
+      Array<DecodeRow> rows(std::vector<DecodeRow>{row_of(cache, std::max(1, c.n - 7), 1), row_of(cache, c.n, 0)});
       for (bool by_page : {false, true}) {
-        const int stride = c.n + 3;
-        Array<float> out(static_cast<size_t>(2 * c.heads * stride));
-        token_logits({rows.get(), 2, {1, c.heads, c.kv_heads, c.d, shift_of(c.page_size), c.heads, type}, q.get(), int64_t{c.heads} * c.d,
-                      cache.kv.get(), out.get(), stride, c.n, by_page},
-                     {});
-        const auto got = out.host();
-        for (int which = 0; which < 2; ++which) {
-          const int n = which == 0 ? first : c.n, place = which == 0 ? 1 : 0;
-          for (int h = 0; h < c.heads; ++h) {
-            std::vector<double> want;
-            for (int t = 0; t < n; ++t) {
-              const double x = logit(cache, h / (c.heads / c.kv_heads), &qs[static_cast<size_t>((place * c.heads + h) * c.d)], t) * 1.4426950408889634;
-              if (by_page && t % c.page_size != 0) {
-                want.back() = std::max(want.back(), x);
-              } else {
-                want.push_back(x);
-              }
-            }
-            for (size_t i = 0; i < want.size(); ++i) {
-              ASSERT_NEAR(got[static_cast<size_t>((which * c.heads + h) * stride) + i], want[i], 2e-5 * (1 + std::abs(want[i]))) << c.n << " " << i << " of " << pages;
-            }
+        const auto run = [&](auto kernel) {
+          const int stride = c.n + 3;
+          Array<float> out(static_cast<size_t>(2 * c.heads * stride));
+          kernel({rows.get(), 2, {1, c.heads, c.kv_heads, c.d, shift_of(c.page_size), c.heads, type}, q.get(), int64_t{c.heads} * c.d, cache.kv.get(),
+                  out.get(), stride, c.n, by_page},
+                 {});
+          return out.host();
+        };
+        const auto got = run(token_logits), want = run(naive_token_logits);
+        EXPECT_LT(difference(got, want), 1e-5) << c.n;
+        for (size_t i = 0; i < want.size(); ++i) {
+          if (!std::isnan(want[i])) {
+            ASSERT_NEAR(got[i], want[i], 2e-5 * (1 + std::abs(want[i]))) << c.n << " " << i;
           }
         }
+        // Teeth: the queries of another row.
+        auto others = q.host();
+        std::rotate(others.begin(), others.begin() + c.heads * c.d, others.end());
+        q.set(others);
+        EXPECT_GT(difference(got, run(naive_token_logits)), 0.1) << c.n;
+        std::rotate(others.begin(), others.begin() + c.heads * c.d, others.end());
+        q.set(others);
       }
     }
   }
@@ -77,7 +69,6 @@ TEST(Analysis, ListAttention) {
       Random random(static_cast<unsigned>(c.n + 1));
       const Cache cache(random, c.n, c.kv_heads, c.d, c.page_size, type);
       Array<uint16_t> q(random.halves(static_cast<size_t>(c.heads * c.d), type));
-      const auto qs = widen(q.host(), type);
       const int k = std::max(1, c.n / 3);
       std::vector<int32_t> lists;
       for (int h = 0; h < c.heads; ++h) {
@@ -93,27 +84,21 @@ TEST(Analysis, ListAttention) {
       Array<DecodeRow> rows(std::vector<DecodeRow>{row, dense});
       lists.insert(lists.end(), lists.size(), -1);
       Array<int32_t> device_lists(lists);
-      Array<uint16_t> out(static_cast<size_t>(2 * c.heads * c.d));
-      list_attention({rows.get(), 2, {1, c.heads, c.kv_heads, c.d, shift_of(c.page_size), c.heads, type}, q.get(), 0, cache.kv.get(),
-                      device_lists.get(), k + 1, out.get()},
-                     {});
-      const auto got = out.host();
-      std::vector<double> mine, want, dropped;
-      for (int h = 0; h < c.heads; ++h) {
-        std::vector<int> tokens(lists.begin() + h * (k + 1), lists.begin() + h * (k + 1) + k);
-        const auto add = attend(cache, h / (c.heads / c.kv_heads), &qs[static_cast<size_t>(h * c.d)], tokens);
-        want.insert(want.end(), add.begin(), add.end());
-        if (k < 2) continue;
-        tokens.erase(tokens.begin());
-        const auto less = attend(cache, h / (c.heads / c.kv_heads), &qs[static_cast<size_t>(h * c.d)], tokens);
-        dropped.insert(dropped.end(), less.begin(), less.end());
-      }
-      for (size_t i = 0; i < want.size(); ++i) mine.push_back(from_half(got[i], type));
-      EXPECT_LT(relative_error(mine, want), half_step(type)) << c.n;
-      if (k >= 2) {
-        EXPECT_GT(relative_error(mine, dropped), half_step(type)) << "a dropped token is noticed";
-      }
-      EXPECT_EQ(got.back(), 0xffff) << "a dense row is left alone";
+      const auto run = [&](auto kernel) {
+        Array<uint16_t> out(static_cast<size_t>(2 * c.heads * c.d));
+        kernel({rows.get(), 2, {1, c.heads, c.kv_heads, c.d, shift_of(c.page_size), c.heads, type}, q.get(), 0, cache.kv.get(), device_lists.get(), k + 1,
+                out.get()},
+               {});
+        return out.host();
+      };
+      const auto got = run(list_attention), want = run(naive_list_attention);
+      EXPECT_LT(difference(got, want, type), half_step(type)) << c.n;
+      EXPECT_EQ(want.back(), 0xffff) << "a dense row is left alone";
+      if (k < 2) continue;
+      // Teeth: each list without its last token.
+      row.list_pages = k - 1;
+      rows.set({row, dense});
+      EXPECT_GT(difference(got, run(naive_list_attention), type), half_step(type)) << c.n;
     }
   }
 }
@@ -137,9 +122,13 @@ TEST(Analysis, Recall) {
   const auto measure = [&](const DecodeRow& r, const std::vector<int32_t>& lists, int64_t stride, bool tokens) {
     Array<DecodeRow> rows(std::vector<DecodeRow>{r});
     Array<int32_t> device_lists(lists);
-    Array<float> shares(heads);
+    Array<float> shares(heads + 1), naive(heads + 1);
     recall({rows.get(), top_rows.get(), 1, shape, device_tops.get(), top, device_lists.get(), stride, tokens, shares.get()}, {});
-    return shares.host();
+    naive_recall({rows.get(), top_rows.get(), 1, shape, device_tops.get(), top, device_lists.get(), stride, tokens, naive.get()}, {});
+    EXPECT_EQ(difference(shares.host(), naive.host()), 0);
+    auto out = shares.host();
+    out.resize(heads);
+    return out;
   };
   using Shares = std::vector<float>;
   EXPECT_EQ(measure(row, {0}, 1, false), (Shares{1, 1, 1, 1})) << "dense";
@@ -172,31 +161,38 @@ TEST(Analysis, ColumnSums) {
     for (const AnalysisCase& c : kCases) {
       if (left_out(c.n, 129)) continue;
       Random random(static_cast<unsigned>(c.n + 2));
-      const Cache cache(random, c.n, c.kv_heads, c.d, c.page_size, type);
-      const int group = c.heads / c.kv_heads, stride = c.n + 5;
+      Cache cache(random, c.n, c.kv_heads, c.d, c.page_size, type);
+      const int stride = c.n + 5, cut = c.n / 3;  // two passes
       Array<uint16_t> q(random.halves(static_cast<size_t>(c.n * c.heads * c.d), type));
-      const auto qs = widen(q.host(), type);
-      Array<float> sums(static_cast<size_t>(c.kv_heads * stride)), norms(static_cast<size_t>(2 * c.n * c.heads));
-      const int cut = c.n / 3;  // two passes
-      for (const auto& [base, rows] : {std::pair{0, cut}, std::pair{cut, c.n - cut}}) {
-        column_sums({q.get() + base * c.heads * c.d, int64_t{c.heads} * c.d, cache.kv.get(), cache.device_table.get(), norms.get(), sums.get(),
-                     stride, rows, base, c.heads, c.kv_heads, c.d, c.page_size, type},
-                    {});
-      }
-      const auto got = sums.host();
-      for (int kv = 0; kv < c.kv_heads; ++kv) {
-        std::vector<double> want(static_cast<size_t>(c.n), 0.0);
-        for (int h = kv * group; h < (kv + 1) * group; ++h) {
-          for (int i = 0; i < c.n; ++i) {
-            std::vector<int> visible(static_cast<size_t>(i + 1));
-            for (int t = 0; t <= i; ++t) visible[static_cast<size_t>(t)] = t;
-            std::vector<double> p;
-            attend(cache, kv, &qs[static_cast<size_t>((i * c.heads + h) * c.d)], visible, &p);
-            for (int t = 0; t <= i; ++t) want[static_cast<size_t>(t)] += p[static_cast<size_t>(t)];
-          }
+      const auto run = [&](auto kernel, int between) {
+        Array<float> sums(static_cast<size_t>(c.kv_heads * stride)), norms(static_cast<size_t>(2 * c.n * c.heads));
+        for (const auto& [base, rows] : {std::pair{0, between}, std::pair{between, c.n - between}}) {
+          kernel({q.get() + base * c.heads * c.d, int64_t{c.heads} * c.d, cache.kv.get(), cache.device_table.get(), norms.get(), sums.get(), stride, rows, base,
+                  c.heads, c.kv_heads, c.d, c.page_size, type},
+                 {});
         }
-        for (int t = 0; t < c.n; ++t) ASSERT_NEAR(got[static_cast<size_t>(kv * stride + t)], want[static_cast<size_t>(t)], 1e-4 * (1 + want[static_cast<size_t>(t)])) << c.n << " " << t;
+        return sums.host();
+      };
+      const auto got = run(column_sums, cut), want = run(naive_column_sums, cut);
+      EXPECT_LT(difference(got, want), 2e-5) << c.n;
+      EXPECT_LT(difference(got, run(naive_column_sums, c.n)), 2e-5) << c.n << " at once";
+      for (size_t i = 0; i < want.size(); ++i) {
+        if (!std::isnan(want[i])) {
+          ASSERT_NEAR(got[i], want[i], 1e-4 * (1 + want[i])) << c.n << " " << i;
+        }
       }
+      if (c.n < 3) continue;
+      // Teeth: one row's queries are another's; one key looks the other way.
+      auto others = q.host();
+      std::copy_n(others.begin(), c.heads * c.d, others.begin() + (c.n - 1) * c.heads * c.d);
+      const auto queries = q.host();
+      q.set(others);
+      EXPECT_GT(difference(got, run(naive_column_sums, cut)), 1e-4) << c.n;
+      q.set(queries);
+      auto storage = cache.kv.host();
+      for (int i = 0; i < c.d; ++i) storage[cache.at(cache.table[0], 0, 0, 0, i)] ^= 0x8000;
+      cache.kv.set(storage);
+      EXPECT_GT(difference(got, run(naive_column_sums, cut)), 1e-3) << c.n;
     }
   }
 }

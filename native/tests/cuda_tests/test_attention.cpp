@@ -1,4 +1,5 @@
-// Decode attention, and the cache append that feeds it.
+// Decode attention, and the cache append that feeds it, against the naive kernels.
+#include "naive_kernels.h"
 #include "support.h"
 
 namespace quest::cuda::test {
@@ -27,14 +28,17 @@ struct Decode {
   int lists_per_row;
   Array<uint16_t> q, q_sinks;
   int splits;
-  std::vector<double> last_logits, last_norms;
+  struct Outputs {
+    std::vector<uint16_t> out;
+    std::vector<float> logits, norms;
+  };
 
   Decode(const Cache& cache_, DecodeCase c_, Half type_, Random& random, int lists, int splits_)
       : cache(cache_), c(c_), type(type_), lists_per_row(lists), q(random.halves(static_cast<size_t>(2 * c.heads * c.d), type)),
         q_sinks(random.halves(static_cast<size_t>(2 * c.heads * c.d), type)), splits(splits_) {}
 
-  // lists: [lists_per_row] of pages, the same for both rows; row 1 of q is computed first, to mix things up.
-  std::vector<uint16_t> run(DecodeRow row, const std::vector<std::vector<int>>& lists, bool tokens, bool keep_logits = false) {
+  // lists: [lists_per_row] of pages, the same for both rows; row 1 of q is computed first, to mix things up. A third row of out is poison.
+  Outputs run(DecodeRow row, const std::vector<std::vector<int>>& lists, bool tokens, bool naive = false) {
     row.table = cache.device_table.get();
     row.n = c.n;
     DecodeRow a = row, b = row;
@@ -49,42 +53,33 @@ struct Decode {
       }
     }
     Array<int32_t> list_array(flat);
-    const auto size = static_cast<size_t>(2 * c.heads * c.d);
-    Array<uint16_t> out(size);
+    const bool evicts = row.reading == Reading::evictor;
+    const int stride = row.kept + 3;
+    Array<uint16_t> out(static_cast<size_t>(3 * c.heads * c.d));
     Array<float> partials(static_cast<size_t>(2 * c.heads * splits * (c.d + 2)));
     Array<unsigned> arrivals(std::vector<unsigned>(static_cast<size_t>(2 * c.heads), 0));
-    Array<float> logits(keep_logits ? static_cast<size_t>(2 * c.heads * row.kept) : 1), norms(static_cast<size_t>(4 * c.heads));
+    Array<float> logits(evicts ? static_cast<size_t>(2 * c.heads * stride) : 0), norms(static_cast<size_t>(4 * c.heads));
     DecodeParams p{rows.get(), 2, {3, c.heads, c.kv_heads, c.d, shift_of(c.page_size), lists_per_row, type}, q.get(), int64_t{c.heads} * c.d,
                    q_sinks.get(), cache.kv.get(), list_array.get(), width, out.get(), tokens, splits, partials.get(), arrivals.get(),
-                   keep_logits ? logits.get() : nullptr, row.kept, norms.get()};
+                   evicts ? logits.get() : nullptr, stride, norms.get()};
+    if (naive) {
+      naive_decode_attention(p, {});
+      return {out.host(), logits.host(), norms.host()};
+    }
     decode_attention(p, {});
     const auto first = out.host();
     decode_attention(p, {});  // the arrival counters must be ready again
     EXPECT_EQ(out.host(), first);
     for (unsigned x : arrivals.host()) EXPECT_EQ(x, 0u);
-    if (keep_logits) {
-      const auto l = logits.host(), s = norms.host();
-      last_logits.assign(l.begin(), l.end());
-      last_norms.assign(s.begin(), s.end());
-    }
-    return first;
+    return {first, logits.host(), norms.host()};
   }
-
-  // tokens_of(query head) -> tokens in list order
-  template <class TokensOf>
-  std::vector<double> want(TokensOf&& tokens_of, int sinks = 0) {
-    const auto qs = widen(q.host(), type), ss = widen(q_sinks.host(), type);
-    std::vector<double> out;
-    for (int r = 0; r < 2; ++r) {
-      for (int h = 0; h < c.heads; ++h) {
-        const auto at = static_cast<size_t>((r * c.heads + h) * c.d);
-        const auto o = attend(cache, h / (c.heads / c.kv_heads), &qs[at], tokens_of(h), nullptr, &ss[at], sinks);
-        out.insert(out.end(), o.begin(), o.end());
-      }
-    }
-    return out;
-  }
+  std::vector<uint16_t> out(const DecodeRow& row, const std::vector<std::vector<int>>& lists, bool tokens) { return run(row, lists, tokens).out; }
+  std::vector<uint16_t> want(const DecodeRow& row, const std::vector<std::vector<int>>& lists = {}) { return run(row, lists, true, true).out; }
 };
+
+std::ostream& operator<<(std::ostream& out, const DecodeCase& c) {
+  return out << c.n << " tokens, " << c.heads << "/" << c.kv_heads << " heads of " << c.d << ", page " << c.page_size;
+}
 
 DecodeRow row_of(Reading reading) {
   DecodeRow r{};
@@ -104,14 +99,13 @@ TEST(DecodeAttention, Dense) {
         Random random(static_cast<unsigned>(c.n));
         Cache cache(random, c.n, c.kv_heads, c.d, c.page_size, type);
         Decode decode(cache, c, type, random, c.kv_heads, splits);
-        const auto out = decode.run(row_of(Reading::dense), {}, false);
-        EXPECT_LT(relative_error(widen(out, type), decode.want([&](int) { return range(0, c.n); })), half_step(type))
-            << c.n << " tokens, " << c.heads << "/" << c.kv_heads << " heads of " << c.d << ", page " << c.page_size;
+        const auto out = decode.out(row_of(Reading::dense), {}, false);
+        EXPECT_LT(difference(out, decode.want(row_of(Reading::dense)), type), half_step(type)) << c;
         // A row whose method is sparse reads densely below skip_layers, and the token path gives the same bits.
         DecodeRow skipped = row_of(Reading::selector);
         skipped.skip_layers = 4;
-        EXPECT_EQ(decode.run(skipped, {}, false), out);
-        EXPECT_EQ(decode.run(row_of(Reading::dense), {}, true), out);
+        EXPECT_EQ(decode.out(skipped, {}, false), out);
+        EXPECT_EQ(decode.out(row_of(Reading::dense), {}, true), out);
       }
     }
   }
@@ -127,7 +121,7 @@ TEST(DecodeAttention, PageLists) {
       for (bool own : {false, true}) {
         Random random(static_cast<unsigned>(c.n + own));
         Cache cache(random, c.n, c.kv_heads, c.d, c.page_size, type);
-        const int lists = own ? c.heads : c.kv_heads, group = c.heads / c.kv_heads;
+        const int lists = own ? c.heads : c.kv_heads;
         Decode decode(cache, c, type, random, lists, 5);
         const int k = std::max(1, pages / 3);
         std::vector<std::vector<int>> chosen;
@@ -141,31 +135,23 @@ TEST(DecodeAttention, PageLists) {
         }
         DecodeRow row = row_of(Reading::selector);
         row.list_pages = k;
-        const auto out = decode.run(row, chosen, false);
-        const auto tokens_of = [&](int h) {
-          std::vector<int> t;
-          for (int page : chosen[static_cast<size_t>(own ? h : h / group)]) {
-            for (int i = page * c.page_size; i < std::min(c.n, (page + 1) * c.page_size); ++i) t.push_back(i);
-          }
-          return t;
-        };
-        EXPECT_LT(relative_error(widen(out, type), decode.want(tokens_of)), half_step(type)) << c.n << " own " << own;
-        EXPECT_EQ(decode.run(row, chosen, true), out);
+        const auto out = decode.out(row, chosen, false);
+        EXPECT_LT(difference(out, decode.want(row, chosen), type), half_step(type)) << c << ", own " << own;
+        EXPECT_EQ(decode.out(row, chosen, true), out);
+
+        // Teeth: the comparison notices one page missing.
+        if (k > 1) {
+          auto dropped = chosen;
+          for (auto& list : dropped) list.erase(list.begin());
+          DecodeRow less = row;
+          less.list_pages = k - 1;
+          EXPECT_GT(difference(out, decode.want(less, dropped), type), 4 * half_step(type)) << c;
+        }
 
         // The list of everything is dense attention, bit for bit.
         row.list_pages = pages;
         const std::vector<std::vector<int>> everything(static_cast<size_t>(lists), range(0, pages));
-        EXPECT_EQ(decode.run(row, everything, false), decode.run(row_of(Reading::dense), {}, false)) << c.n;
-
-        // Teeth: the comparison notices one page missing.
-        if (k > 1) {
-          const auto dropped = decode.want([&](int h) {
-            auto t = tokens_of(h);
-            t.erase(t.begin(), t.begin() + c.page_size);
-            return t;
-          });
-          EXPECT_GT(relative_error(widen(out, type), dropped), 4 * half_step(type));
-        }
+        EXPECT_EQ(decode.out(row, everything, false), decode.out(row_of(Reading::dense), {}, false)) << c;
       }
     }
   }
@@ -184,15 +170,15 @@ TEST(DecodeAttention, SinksAndWindow) {
       DecodeRow row = row_of(Reading::window);
       row.sinks = sinks;
       row.window = window;
-      const auto out = decode.run(row, {}, true);
-      const auto want = decode.want(
-          [&](int) {
-            auto t = range(0, sinks);
-            for (int i = c.n - window; i < c.n; ++i) t.push_back(i);
-            return t;
-          },
-          sinks);
-      EXPECT_LT(relative_error(widen(out, Half::fp16), want), half_step(Half::fp16)) << c.n << " sinks " << sinks;
+      const auto out = decode.out(row, {}, true);
+      EXPECT_LT(difference(out, decode.want(row), Half::fp16), half_step(Half::fp16)) << c << ", sinks " << sinks;
+      // Teeth: a window of one token less; sinks that see the query of the others.
+      DecodeRow less = row;
+      less.window = window - 1;
+      EXPECT_GT(difference(out, decode.want(less), Half::fp16), 4 * half_step(Half::fp16)) << c;
+      if (sinks == 0) continue;
+      decode.q_sinks.set(decode.q.host());
+      EXPECT_GT(difference(out, decode.want(row), Half::fp16), 4 * half_step(Half::fp16)) << c;
     }
   }
 }
@@ -207,7 +193,6 @@ TEST(DecodeAttention, KeptTokens) {
         Random random(static_cast<unsigned>(c.n));
         Cache cache(random, c.n, c.kv_heads, c.d, c.page_size, Half::fp16);
         std::vector<int32_t> stored(static_cast<size_t>(4 * lists * stride), -1000000);
-        std::vector<std::vector<int>> tokens;
         for (int l = 0; l < lists; ++l) {
           auto t = range(0, c.n - 1);
           if (!all) std::shuffle(t.begin(), t.end(), random.engine);
@@ -215,8 +200,6 @@ TEST(DecodeAttention, KeptTokens) {
           std::sort(t.begin(), t.end());
           // The newest token is not in the list yet.
           std::copy(t.begin(), t.end(), stored.begin() + (3 * lists + l) * stride);
-          t.push_back(c.n - 1);
-          tokens.push_back(t);
         }
         Array<int32_t> list(stored);
         Decode decode(cache, c, Half::fp16, random, c.kv_heads, 3);
@@ -226,23 +209,21 @@ TEST(DecodeAttention, KeptTokens) {
         row.kept_lists = lists;
         row.kept_stride = stride;
         row.kept_tokens = list.get();
-        const auto out = decode.run(row, {}, true, true);
-        const int group = c.heads / c.kv_heads;
-        const auto tokens_of = [&](int h) { return tokens[static_cast<size_t>(shared ? 0 : h / group)]; };
-        EXPECT_LT(relative_error(widen(out, Half::fp16), decode.want(tokens_of)), half_step(Half::fp16)) << c.n;
-        // The logits it leaves give the probabilities. Decode row 0 is query row 1.
-        const auto qs = widen(decode.q.host(), Half::fp16);
-        std::vector<double> mine, want;
-        for (int h = 0; h < c.heads; ++h) {
-          std::vector<double> p;
-          attend(cache, h / group, &qs[static_cast<size_t>((c.heads + h) * c.d)], tokens_of(h), &p);
-          want.insert(want.end(), p.begin(), p.end());
-          for (int j = 0; j < kept; ++j) {
-            mine.push_back(std::exp2(decode.last_logits[static_cast<size_t>(h * kept + j)] - decode.last_norms[static_cast<size_t>(2 * h)]) /
-                           decode.last_norms[static_cast<size_t>(2 * h + 1)]);
-          }
+        const auto got = decode.run(row, {}, true), want = decode.run(row, {}, true, true);
+        EXPECT_LT(difference(got.out, want.out, Half::fp16), half_step(Half::fp16)) << c;
+        // What eviction goes by: the logits, and the maximum and sum of their softmax.
+        EXPECT_LT(difference(got.logits, want.logits), 1e-5) << c;
+        EXPECT_LT(difference(got.norms, want.norms), 1e-5) << c;
+        // Teeth: one token of a list is another.
+        if (all || kept < 2) continue;
+        for (int l = 0; l < lists; ++l) {
+          int32_t& first = stored[static_cast<size_t>((3 * lists + l) * stride)];
+          first = first > 0 ? first - 1 : c.n - 1;
         }
-        EXPECT_LT(relative_error(mine, want), 1e-4) << c.n;
+        list.set(stored);
+        const auto wrong = decode.run(row, {}, true, true);
+        EXPECT_GT(difference(got.out, wrong.out, Half::fp16), half_step(Half::fp16)) << c;
+        EXPECT_GT(difference(got.logits, wrong.logits), 1e-4) << c;
       }
     }
   }
@@ -260,8 +241,18 @@ TEST(RopeAppend, AgainstReference) {
                           Case{15, 3, 4, 2, 64, 16, 99, true}, Case{7, 40, 7, 1, 32, 16, -1, true}, Case{100, 9, 2, 2, 128, 4, -1, true}}) {
       Random random(static_cast<unsigned>(c.before));
       const int n = c.before + c.rows, half = c.d / 2, width = (c.heads + 2 * c.kv_heads) * c.d;
-      Cache cache(random, n, c.kv_heads, c.d, c.page_size, type);  // has the final keys too; they are overwritten
-      std::vector<uint16_t> before_kv = cache.kv.host();
+      Cache cache(random, n, c.kv_heads, c.d, c.page_size, type);
+      auto before_kv = cache.kv.host();
+      const auto each_new = [&](auto&& f) {  // f(an element of a new token's keys or values)
+        for (int t = c.before; t < n; ++t) {
+          for (int h = 0; h < c.kv_heads; ++h) {
+            for (int which : {0, 1}) {
+              for (int i = 0; i < c.d; ++i) f(cache.at(cache.table[static_cast<size_t>(t / c.page_size)], h, which, t % c.page_size, i));
+            }
+          }
+        }
+      };
+      each_new([&](size_t at) { before_kv[at] = 0xffff; });
       // Metadata as they were before: the bounds of the first `before` keys, poison elsewhere.
       std::vector<uint16_t> bounds(cache.metadata.n, 0xffff);
       for (int h = 0; h < c.kv_heads; ++h) {
@@ -277,86 +268,80 @@ TEST(RopeAppend, AgainstReference) {
         }
       }
       cache.metadata.set(bounds);
-      const auto input = random.halves(static_cast<size_t>(c.rows * width), type);
-      Array<uint16_t> qkv(input), sinks(static_cast<size_t>(c.rows * c.heads * c.d));
+      auto input = random.halves(static_cast<size_t>(c.rows * width), type);
       std::vector<float> frequencies;
       for (int i = 0; i < half; ++i) frequencies.push_back(std::pow(10000.0f, -static_cast<float>(i) / static_cast<float>(half)));
-      Array<float> inv_freq(frequencies);
       std::vector<AppendTask> tasks;
       for (int r = 0; r < c.rows;) {
         const int position = c.before + r, count = std::min(c.rows - r, c.page_size - position % c.page_size);
         tasks.push_back({r, count, position, cache.table[static_cast<size_t>(position / c.page_size)], c.sink_position});
         r += count;
       }
-      Array<AppendTask> task_array(tasks);
-      const float factor = 1.25f;
       // Large beside the projections, so that one left out, or of another head, shows.
-      const std::vector<float> biases = c.biased ? random.floats(static_cast<size_t>(width), 4) : std::vector<float>(static_cast<size_t>(width), 0.0f);
-      Array<float> bias(biases);
-      rope_append({task_array.get(), static_cast<int>(tasks.size()), qkv.get(), sinks.get(), cache.kv.get(), cache.metadata.get(), inv_freq.get(), factor,
-                   c.biased ? bias.get() : nullptr, c.heads, c.kv_heads, c.d, c.page_size, cache.capacity, type},
-                  {});
-      auto in = widen(input, type);
-      for (size_t i = 0; i < in.size(); ++i) in[i] += static_cast<double>(biases[i % static_cast<size_t>(width)]);
-      const auto out = widen(qkv.host(), type), sink = widen(sinks.host(), type), kv = widen(cache.kv.host(), type);
-      const auto rotated = [&](int r, int head, int i, int position) {
-        const double angle = static_cast<double>(static_cast<float>(position) * frequencies[static_cast<size_t>(i % half)]);
-        const double a = in[static_cast<size_t>(r * width + head * c.d + i % half)], b = in[static_cast<size_t>(r * width + head * c.d + i % half + half)];
-        return factor * (i < half ? a * std::cos(angle) - b * std::sin(angle) : b * std::cos(angle) + a * std::sin(angle));
+      std::vector<float> biases = random.floats(static_cast<size_t>(width), 4);
+      struct After {
+        std::vector<uint16_t> qkv, sinks, kv, metadata;
       };
-      std::vector<double> got, want;
-      for (int r = 0; r < c.rows; ++r) {
-        const int position = c.before + r, page = cache.table[static_cast<size_t>(position / c.page_size)];
-        for (int h = 0; h < c.heads; ++h) {
-          for (int i = 0; i < c.d; ++i) {
-            got.push_back(out[static_cast<size_t>(r * width + h * c.d + i)]);
-            want.push_back(rotated(r, h, i, position));
-            if (c.sink_position >= 0) {
-              got.push_back(sink[static_cast<size_t>((r * c.heads + h) * c.d + i)]);
-              want.push_back(rotated(r, h, i, c.sink_position));
-            }
-          }
-        }
-        for (int h = 0; h < c.kv_heads; ++h) {
-          for (int i = 0; i < c.d; ++i) {
-            got.push_back(kv[cache.at(page, h, 0, position % c.page_size, i)]);
-            want.push_back(rotated(r, c.heads + h, i, position));
-            got.push_back(kv[cache.at(page, h, 1, position % c.page_size, i)]);
-            want.push_back(in[static_cast<size_t>(r * width + (c.heads + c.kv_heads + h) * c.d + i)]);
-          }
+      const auto run = [&](auto kernel) {
+        Array<float> inv_freq(frequencies), bias(biases);
+        Array<AppendTask> task_array(tasks);
+        Array<uint16_t> qkv(input), sinks(static_cast<size_t>(c.rows * c.heads * c.d));
+        cache.kv.set(before_kv);
+        cache.metadata.set(bounds);
+        kernel({task_array.get(), static_cast<int>(tasks.size()), qkv.get(), sinks.get(), cache.kv.get(), cache.metadata.get(), inv_freq.get(), 1.25f,
+                c.biased ? bias.get() : nullptr, c.heads, c.kv_heads, c.d, c.page_size, cache.capacity, type},
+               {});
+        return After{qkv.host(), sinks.host(), cache.kv.host(), cache.metadata.host()};
+      };
+      const After got = run([](const AppendParams& p, const Launch& how) { rope_append(p, how); });
+      const After want = run([](const AppendParams& p, const Launch& how) { naive_rope_append(p, how); });
+      const auto what = testing::Message() << c.before << " + " << c.rows << ", " << c.heads << "/" << c.kv_heads << " heads of " << c.d;
+      EXPECT_LT(difference(got.qkv, want.qkv, type), half_step(type)) << what;
+      EXPECT_LT(difference(got.sinks, want.sinks, type), half_step(type)) << what;
+      EXPECT_LT(difference(got.kv, want.kv, type), half_step(type)) << what;
+      EXPECT_LT(difference(got.metadata, want.metadata, type), half_step(type)) << what;
+      // Only queries are rotated in place, and no key moved that was there.
+      for (size_t i = 0; i < input.size(); ++i) {
+        if (static_cast<int>(i) % width >= c.heads * c.d) {
+          ASSERT_EQ(got.qkv[i], input[i]) << what;
         }
       }
-      EXPECT_LT(relative_error(got, want), half_step(type)) << c.before << " + " << c.rows;
+      auto elsewhere = got.kv;
+      each_new([&](size_t at) { elsewhere[at] = 0xffff; });
+      ASSERT_EQ(elsewhere, before_kv) << what;
       // Bounds are exact over the keys as stored.
-      const auto after = cache.metadata.host();
-      for (int h = 0; h < c.kv_heads; ++h) {
-        for (int p = 0; p * c.page_size < n; ++p) {
-          for (int i = 0; i < c.d; ++i) {
-            double low = 1e30, high = -1e30;
-            for (int t = p * c.page_size; t < std::min(n, (p + 1) * c.page_size); ++t) {
-              const double k = kv[cache.at(cache.table[static_cast<size_t>(p)], h, 0, t % c.page_size, i)];
-              low = std::min(low, k);
-              high = std::max(high, k);
-            }
-            ASSERT_EQ(from_half(after[cache.bound(h, cache.table[static_cast<size_t>(p)], 0, i)], type), low);
-            ASSERT_EQ(from_half(after[cache.bound(h, cache.table[static_cast<size_t>(p)], 1, i)], type), high);
-          }
-        }
+      cache.kv.set(got.kv);
+      cache.metadata.set(bounds);
+      for (int first = 0; first < n; first += c.page_size) {
+        naive_page_bounds({cache.kv.get(), cache.metadata.get(), 0, 0, 1, c.kv_heads, c.d, c.page_size, cache.capacity,
+                           cache.table[static_cast<size_t>(first / c.page_size)], std::min(c.page_size, n - first), type},
+                          {});
       }
-      // Nothing else in the cache moved.
-      auto expected = before_kv;
-      const auto final_kv = cache.kv.host();
-      for (int t = c.before; t < n; ++t) {
-        for (int h = 0; h < c.kv_heads; ++h) {
-          for (int w = 0; w < 2; ++w) {
-            for (int i = 0; i < c.d; ++i) {
-              const auto at = cache.at(cache.table[static_cast<size_t>(t / c.page_size)], h, w, t % c.page_size, i);
-              expected[at] = final_kv[at];
-            }
-          }
-        }
+      ASSERT_EQ(got.metadata, cache.metadata.host()) << what;
+
+      // Teeth: a sink's next position, another frequency of the last pair, one bias, one key beyond its page's maximum.
+      const auto wrong = [&] { return run([](const AppendParams& p, const Launch& how) { naive_rope_append(p, how); }); };
+      const double seen = 2 * half_step(type);
+      if (c.sink_position >= 0) {
+        for (AppendTask& t : tasks) ++t.sink_position;
+        EXPECT_GT(difference(got.sinks, wrong().sinks, type), seen) << what;
+        for (AppendTask& t : tasks) --t.sink_position;
       }
-      EXPECT_EQ(final_kv, expected);
+      frequencies.back() += 1;
+      if (n > 1) {  // position 0 is not turned
+        EXPECT_GT(difference(got.qkv, wrong().qkv, type), seen) << what;
+        EXPECT_GT(difference(got.kv, wrong().kv, type), seen) << what;
+      }
+      frequencies.back() -= 1;
+      if (c.biased) {
+        biases.back() += 8;
+        EXPECT_GT(difference(got.kv, wrong().kv, type), seen) << what;
+        biases.back() -= 8;
+      }
+      uint16_t& key = input[static_cast<size_t>((c.rows - 1) * width + (c.heads + c.kv_heads - 1) * c.d)];
+      key = to_half(50, type);
+      EXPECT_GT(difference(got.kv, wrong().kv, type), seen) << what;
+      EXPECT_GT(difference(got.metadata, wrong().metadata, type), seen) << what;
     }
   }
 }
@@ -378,26 +363,18 @@ TEST(PageBounds, OfTheFirstTokens) {
         const int first = logical * c.page_size, there = std::min(c.page_size, c.tokens - first);
         const int32_t page = cache.table[static_cast<size_t>(logical)];
         for (int count : {1, (there + 1) / 2, there}) {
-          Array<uint16_t> metadata(poison);
-          page_bounds({kv.get(), metadata.get(), static_cast<int64_t>(cache.kv.n), static_cast<int64_t>(cache.metadata.n), 2, c.kv_heads, c.d, c.page_size,
-                       cache.capacity, page, count, type},
-                      {});
-          auto want = poison;  // nothing but the page's bounds is written
-          for (int h = 0; h < c.kv_heads; ++h) {
-            for (int i = 0; i < c.d; ++i) {
-              double low = 1e30, high = -1e30;
-              for (int t = first; t < first + count; ++t) {
-                low = std::min(low, cache.keys[cache.index(h, t, i)]);
-                high = std::max(high, cache.keys[cache.index(h, t, i)]);
-              }
-              const auto half = [&](double x) { return to_half(static_cast<float>(x), type); };
-              want[cache.bound(h, page, 0, i)] = half(low);
-              want[cache.bound(h, page, 1, i)] = half(high);
-              want[cache.metadata.n + cache.bound(h, page, 0, i)] = half(-high);
-              want[cache.metadata.n + cache.bound(h, page, 1, i)] = half(-low);
-            }
-          }
-          ASSERT_EQ(metadata.host(), want) << c.tokens << " tokens, page " << logical << ", " << count;
+          Array<uint16_t> metadata(poison), want(poison);  // nothing but the page's bounds is written
+          const auto params = [&](uint16_t* out, int tokens) {
+            return PageBoundsParams{kv.get(), out, static_cast<int64_t>(cache.kv.n), static_cast<int64_t>(cache.metadata.n), 2, c.kv_heads, c.d, c.page_size,
+                                    cache.capacity, page, tokens, type};
+          };
+          page_bounds(params(metadata.get(), count), {});
+          naive_page_bounds(params(want.get(), count), {});
+          ASSERT_EQ(metadata.host(), want.host()) << c.tokens << " tokens, page " << logical << ", " << count;
+          // Teeth: one token less.
+          if (count == 1) continue;
+          naive_page_bounds(params(want.get(), count - 1), {});
+          EXPECT_NE(metadata.host(), want.host()) << c.tokens << " tokens, page " << logical << ", " << count;
         }
       }
     }

@@ -1,6 +1,6 @@
-// 4-bit weights on the GPU against plain double-precision loops over AutoAWQ's own layout.
+// 4-bit weights on the GPU: their layout against AutoAWQ's, weight by weight, and products against the naive kernel.
 #include "core/awq.h"
-#include "cuda/int4.h"
+#include "naive_kernels.h"
 #include "support.h"
 
 namespace quest::cuda::test {
@@ -66,7 +66,11 @@ struct Packed {
       values.insert(values.end(), parts[i].values.begin(), parts[i].values.end());
     }
     int4_pack(p, {});
-    check(cudaDeviceSynchronize(), "pack");
+    // Every byte of the layout, fillers included.
+    Array<unsigned char> naive(memory.n);
+    p.out = naive.get();
+    naive_int4_pack(p, {});
+    EXPECT_EQ(memory.host(), naive.host()) << "k " << k << " group " << group;
   }
 
   static int total(const std::vector<Projection>& parts) {
@@ -75,18 +79,6 @@ struct Packed {
     return n;
   }
 };
-
-std::vector<double> times(const std::vector<double>& in, const std::vector<double>& weight, int rows, int n, int k) {
-  std::vector<double> out;
-  for (int r = 0; r < rows; ++r) {
-    for (int o = 0; o < n; ++o) {
-      double sum = 0;
-      for (int i = 0; i < k; ++i) sum += in[static_cast<size_t>(r) * static_cast<size_t>(k) + static_cast<size_t>(i)] * weight[static_cast<size_t>(o) * static_cast<size_t>(k) + static_cast<size_t>(i)];
-      out.push_back(sum);
-    }
-  }
-  return out;
-}
 
 struct Case {
   std::vector<int> parts;
@@ -113,6 +105,9 @@ TEST(Int4, UnpacksToTheValuesBitForBit) {
       Array<uint16_t> out(packed.values.size());
       int4_unpack({packed.memory.get(), out.get(), packed.n, packed.k, packed.group, interleaved}, {});
       const auto got = out.host();
+      Array<uint16_t> naive(packed.values.size());
+      naive_int4_unpack({packed.memory.get(), naive.get(), packed.n, packed.k, packed.group, interleaved}, {});
+      EXPECT_EQ(got, naive.host());
       size_t wrong = 0;
       for (size_t i = 0; i < got.size(); ++i) wrong += got[i] != to_half(static_cast<float>(packed.values[i]), Half::fp16);
       EXPECT_EQ(wrong, 0u) << "k " << c.k << " group " << c.group << " interleaved " << interleaved;
@@ -128,36 +123,29 @@ TEST(Int4, GemvEpilogues) {
     const Packed packed(parts, false);
     const auto rows = static_cast<size_t>(c.rows), n = static_cast<size_t>(packed.n);
     Array<uint16_t> in(random.halves(rows * static_cast<size_t>(c.k), Half::fp16));
-    const auto want = times(widen(in.host(), Half::fp16), packed.values, c.rows, packed.n, c.k);
-    const auto run = [&](const Packed& w, void* out, Epilogue e) {
-      int4_gemv({in.get(), nullptr, nullptr, 0, w.memory.get(), w.group, out, c.rows, w.n, w.k, e, 3}, {});
-    };
     const auto what = testing::Message() << "rows " << c.rows << " n " << packed.n << " k " << c.k << " group " << c.group;
-    Array<uint16_t> half(rows * n);
-    run(packed, half.get(), Epilogue::half);
-    EXPECT_LT(relative_error(widen(half.host(), Half::fp16), want), half_step(Half::fp16)) << what;
-    Array<float> full(rows * n);
-    run(packed, full.get(), Epilogue::fp32);
-    const auto f = full.host();
-    EXPECT_LT(relative_error({f.begin(), f.end()}, want), 1e-5) << what;
+    const auto run = [&](const Packed& w, auto kernel, auto& out, Epilogue e) {
+      kernel({in.get(), nullptr, nullptr, 0, w.memory.get(), w.group, out.get(), c.rows, w.n, w.k, e, 3}, {});
+    };
+    Array<uint16_t> half(rows * n + 1), naive_half(rows * n + 1);
+    run(packed, int4_gemv, half, Epilogue::half);
+    run(packed, naive_int4_gemv, naive_half, Epilogue::half);
+    EXPECT_LT(difference(half.host(), naive_half.host(), Half::fp16), half_step(Half::fp16)) << what;
+    Array<float> full(rows * n + 1), naive_full(rows * n + 1);
+    run(packed, int4_gemv, full, Epilogue::fp32);
+    run(packed, naive_int4_gemv, naive_full, Epilogue::fp32);
+    EXPECT_LT(difference(full.host(), naive_full.host()), 1e-5) << what;
     const auto before = random.floats(rows * n);
-    Array<float> residual(before);
-    run(packed, residual.get(), Epilogue::residual);
-    auto added = want;
-    for (size_t i = 0; i < added.size(); ++i) added[i] += before[i];
-    const auto r = residual.host();
-    EXPECT_LT(relative_error({r.begin(), r.end()}, added), 1e-5) << what;
+    Array<float> residual(before), naive_residual(before);
+    run(packed, int4_gemv, residual, Epilogue::residual);
+    run(packed, naive_int4_gemv, naive_residual, Epilogue::residual);
+    EXPECT_LT(difference(residual.host(), naive_residual.host()), 1e-5) << what;
     if (parts.size() != 2 || parts[0].n != parts[1].n) continue;
-    Array<uint16_t> act(rows * n / 2);
-    run(Packed(parts, true), act.get(), Epilogue::silu_mul);
-    std::vector<double> silu;
-    for (size_t i = 0; i < rows; ++i) {
-      for (size_t j = 0; j < n / 2; ++j) {
-        const double g = want[i * n + j];
-        silu.push_back(g / (1 + std::exp(-g)) * want[i * n + n / 2 + j]);
-      }
-    }
-    EXPECT_LT(relative_error(widen(act.host(), Half::fp16), silu), half_step(Half::fp16)) << what;
+    const Packed interleaved(parts, true);
+    Array<uint16_t> act(rows * n / 2 + 1), naive_act(rows * n / 2 + 1);
+    run(interleaved, int4_gemv, act, Epilogue::silu_mul);
+    run(interleaved, naive_int4_gemv, naive_act, Epilogue::silu_mul);
+    EXPECT_LT(difference(act.host(), naive_act.host(), Half::fp16), half_step(Half::fp16)) << what;
   }
 }
 
@@ -167,13 +155,13 @@ TEST(Int4, GemvNormPrologue) {
     Random random(static_cast<unsigned>(c.k));
     const Packed packed(projections(random, c), false);
     const auto size = static_cast<size_t>(c.rows) * static_cast<size_t>(c.k);
-    Array<float> x(random.floats(size, 4)), norm(random.floats(static_cast<size_t>(c.k))), out(static_cast<size_t>(c.rows * packed.n));
-    Array<uint16_t> in(size);
-    int4_gemv({nullptr, x.get(), norm.get(), 1e-5f, packed.memory.get(), packed.group, out.get(), c.rows, packed.n, packed.k, Epilogue::fp32, 132}, {});
-    rmsnorm({x.get(), nullptr, norm.get(), in.get(), c.rows, c.k, 1e-5f, Half::fp16}, {});
-    const auto want = times(widen(in.host(), Half::fp16), packed.values, c.rows, packed.n, c.k);
-    const auto got = out.host();
-    EXPECT_LT(relative_error({got.begin(), got.end()}, want), 1e-4);
+    Array<float> x(random.floats(size, 4)), norm(random.floats(static_cast<size_t>(c.k)));
+    const auto run = [&](auto kernel) {
+      Array<float> out(static_cast<size_t>(c.rows * packed.n + 1));
+      kernel({nullptr, x.get(), norm.get(), 1e-5f, packed.memory.get(), packed.group, out.get(), c.rows, packed.n, packed.k, Epilogue::fp32, 132}, {});
+      return out.host();
+    };
+    EXPECT_LT(difference(run(int4_gemv), run(naive_int4_gemv)), 1e-4);
   }
 }
 
@@ -211,7 +199,8 @@ TEST(Int4Chain, EqualsTheProductsOneByOne) {
     Array<uint16_t> attention(random.halves(hidden, Half::fp16));
     Array<float> norm(random.floats(hidden)), norm2(random.floats(hidden));
     const auto start = random.floats(hidden, 4);
-    const auto run = [&](bool chained, int sms) {
+    enum class By { chain, one_by_one, naive };
+    const auto run = [&](By by, int sms) {
       Array<float> x(start);
       Array<uint16_t> act(static_cast<size_t>(l.ffn)), out(static_cast<size_t>(l.qkv));
       Array<unsigned> barrier(std::vector<unsigned>{0});
@@ -223,21 +212,28 @@ TEST(Int4Chain, EqualsTheProductsOneByOne) {
       p.n = 4;
       p.barrier = barrier.get();
       for (int round = 0; round < 2; ++round) {
-        if (chained) {
+        if (by == By::chain) {
           int4_gemv_chain(p, {});
+        } else if (by == By::naive) {
+          naive_int4_gemv_chain(p, {});
         } else {
           for (const Int4GemvParams& product : p.products) int4_gemv(product, {});
         }
       }
       return std::make_tuple(x.host(), act.host(), out.host());
     };
-    const auto want = run(false, 3);
-    for (int sms : {1, 3, 8}) EXPECT_EQ(run(true, sms), want) << l.hidden << " wide, " << sms << " blocks";
+    const auto want = run(By::one_by_one, 3);
+    for (int sms : {1, 3, 8}) EXPECT_EQ(run(By::chain, sms), want) << l.hidden << " wide, " << sms << " blocks";
+    // Errors of one product are inputs of the next: a few roundings more.
+    const auto naive = run(By::naive, 1);
+    EXPECT_LT(difference(std::get<0>(want), std::get<0>(naive)), half_step(Half::fp16)) << l.hidden;
+    EXPECT_LT(difference(std::get<1>(want), std::get<1>(naive), Half::fp16), 4 * half_step(Half::fp16)) << l.hidden;
+    EXPECT_LT(difference(std::get<2>(want), std::get<2>(naive), Half::fp16), 4 * half_step(Half::fp16)) << l.hidden;
     // Teeth: another input, another outcome.
     auto changed = attention.host();
     changed[0] ^= 0x4000;
     attention.set(changed);
-    EXPECT_NE(run(true, 3), want);
+    EXPECT_NE(run(By::chain, 3), want);
   }
 }
 
@@ -247,16 +243,17 @@ TEST(Int4, TeethOneNibble) {
   const Case c{{16}, 1152, 128, 1};
   Random random(9);
   auto parts = projections(random, c);
-  const auto intact = parts[0].values;
+  const Packed intact(parts, false);
   parts[0].weights[1000] ^= 1u << 28;
-  const Packed packed(parts, false);
+  const Packed changed(parts, false);
   Array<uint16_t> in(random.halves(static_cast<size_t>(c.k), Half::fp16));
-  Array<float> out(16);
-  int4_gemv({in.get(), nullptr, nullptr, 0, packed.memory.get(), 128, out.get(), 1, 16, c.k, Epilogue::fp32, 132}, {});
-  const auto got = out.host();
-  EXPECT_GT(relative_error({got.begin(), got.end()}, times(widen(in.host(), Half::fp16), intact, 1, 16, c.k)), 1e-5);
-  parts[0].compute();
-  EXPECT_LT(relative_error({got.begin(), got.end()}, times(widen(in.host(), Half::fp16), parts[0].values, 1, 16, c.k)), 1e-5);
+  const auto run = [&](auto kernel, const Packed& w) {
+    Array<float> out(16);
+    kernel({in.get(), nullptr, nullptr, 0, w.memory.get(), 128, out.get(), 1, 16, c.k, Epilogue::fp32, 132}, {});
+    return out.host();
+  };
+  EXPECT_GT(difference(run(int4_gemv, changed), run(naive_int4_gemv, intact)), 1e-5);
+  EXPECT_LT(difference(run(int4_gemv, changed), run(naive_int4_gemv, changed)), 1e-5);
 }
 
 TEST(Int4, RandomWeightsHaveTheDeviation) {

@@ -1,5 +1,6 @@
-// Page scores, top-k, eviction.
+// Page scores, top-k, eviction, against the naive kernels; choices also against those of the CPU.
 #include "core/methods.h"
+#include "naive_kernels.h"
 #include "support.h"
 
 namespace quest::cuda::test {
@@ -26,7 +27,7 @@ TEST(Estimate, AgainstReference) {
     for (const EstimateCase& c : kEstimates) {
       Random random(static_cast<unsigned>(c.n));
       Cache cache(random, c.n + 5, c.kv_heads, c.d, c.page_size, type);  // five later rows are in the cache already
-      const int pages = (c.n + c.page_size - 1) / c.page_size, group = c.heads / c.kv_heads;
+      const int pages = (c.n + c.page_size - 1) / c.page_size;
       const int lists = c.own_lists ? c.heads : c.kv_heads;
       Array<uint16_t> q(random.halves(static_cast<size_t>(2 * c.heads * c.d), type));
       DecodeRow row{};
@@ -38,46 +39,28 @@ TEST(Estimate, AgainstReference) {
       row.scores_open = c.scores_open;
       row.mean = c.mean;
       Array<DecodeRow> rows(std::vector<DecodeRow>{row, row});
-      Array<float> scores(static_cast<size_t>(2 * lists * (pages + 1)));
-      EstimateParams p{rows.get(), 2, {1, c.heads, c.kv_heads, c.d, shift_of(c.page_size), lists, type}, q.get(), int64_t{c.heads} * c.d,
-                       cache.metadata.get(), cache.kv.get(), cache.capacity, scores.get(), pages + 1, 2};
-      estimate(p, {});
-      const auto got = scores.host();
-      const auto qs = widen(q.host(), type);
+      const auto run = [&](auto kernel) {
+        Array<float> scores(static_cast<size_t>(2 * lists * (pages + 1)));
+        kernel({rows.get(), 2, {1, c.heads, c.kv_heads, c.d, shift_of(c.page_size), lists, type}, q.get(), int64_t{c.heads} * c.d, cache.metadata.get(),
+                cache.kv.get(), cache.capacity, scores.get(), pages + 1, 2},
+               {});
+        return scores.host();
+      };
+      const auto got = run(estimate), want = run(naive_estimate);
       const int scored = c.scores_open ? pages : pages - 1;
-      for (int which = 0; which < 2; ++which) {
-        for (int list = 0; list < lists; ++list) {
-          const int kv = c.own_lists ? list / group : list;
-          std::vector<double> mine, want;
-          for (int page = 0; page < scored; ++page) {
-            std::vector<double> by_head;
-            for (int h = c.own_lists ? list : kv * group; h < (c.own_lists ? list + 1 : (kv + 1) * group); ++h) {
-              double sum = 0;
-              for (int i = 0; i < c.d; ++i) {
-                double low = 1e30, high = -1e30;
-                for (int t = page * c.page_size; t < std::min(c.n, (page + 1) * c.page_size); ++t) {
-                  low = std::min(low, cache.keys[cache.index(kv, t, i)]);
-                  high = std::max(high, cache.keys[cache.index(kv, t, i)]);
-                }
-                const double x = qs[static_cast<size_t>((c.heads + h) * c.d + i)];
-                sum += std::max(x * low, x * high);
-              }
-              by_head.push_back(sum);
-            }
-            double s = *std::max_element(by_head.begin(), by_head.end());
-            if (c.mean) {
-              s = 0;
-              for (double x : by_head) s += x / static_cast<double>(by_head.size());
-            }
-            want.push_back(s);
-            mine.push_back(got[static_cast<size_t>((which * lists + list) * (pages + 1) + page)]);
-          }
-          if (scored > 0) {
-            EXPECT_LT(relative_error(mine, want), 1e-5) << c.n;
-          }
-          EXPECT_TRUE(std::isnan(got[static_cast<size_t>((which * lists + list) * (pages + 1) + scored)]));
-        }
-      }
+      for (int list = 0; list < 2 * lists; ++list) EXPECT_TRUE(std::isnan(want[static_cast<size_t>(list * (pages + 1) + scored)]));
+      EXPECT_LT(difference(got, want), 1e-5) << c.n;
+      // Teeth: one page whose minima are its maxima, or an open page that is a token shorter.
+      if (pages < 2 || c.page_size == 1) continue;
+      auto bounds = cache.metadata_host;
+      for (int i = 0; i < c.d; ++i) bounds[cache.bound(0, cache.table[0], 0, i)] = bounds[cache.bound(0, cache.table[0], 1, i)];
+      cache.metadata.set(bounds);
+      EXPECT_GT(difference(got, run(naive_estimate)), 1e-3) << c.n;
+      cache.metadata.set(cache.metadata_host);
+      if (!c.scores_open || c.n % c.page_size < 2) continue;
+      --row.n;
+      rows.set({row, row});
+      EXPECT_GT(difference(got, run(naive_estimate)), 1e-4) << c.n;
     }
   }
 }
@@ -109,8 +92,15 @@ TEST(TopK, ExactlyAsTheReference) {
           Array<DecodeRow> rows(std::vector<DecodeRow>{row});
           Array<float> scores(x);
           Array<int32_t> out(static_cast<size_t>(lists * (k + 1))), open(std::vector<int32_t>{0});
-          top_k({rows.get(), 1, {0, lists, lists, 128, 4, lists, Half::fp16}, scores.get(), pages, pages, out.get(), k + 1, open.get()}, {});
+          const DecodeShape shape{0, lists, lists, 128, 4, lists, Half::fp16};
+          top_k({rows.get(), 1, shape, scores.get(), pages, pages, out.get(), k + 1, open.get()}, {});
           const auto got = out.host();
+          if (pages <= 2049) {  // quadratic
+            Array<int32_t> naive(static_cast<size_t>(lists * (k + 1))), naive_open(std::vector<int32_t>{0});
+            naive_top_k({rows.get(), 1, shape, scores.get(), pages, pages, naive.get(), k + 1, naive_open.get()}, {});
+            ASSERT_EQ(got, naive.host()) << pages << " pages, k " << k << ", kind " << kind;
+            EXPECT_EQ(open.host(), naive_open.host());
+          }
           int open_selected = 0;
           for (int list = 0; list < lists; ++list) {
             MethodOptions o;
@@ -136,81 +126,98 @@ TEST(TopK, ExactlyAsTheReference) {
   EXPECT_GT(cases, left_out(1, 0) ? 200 : 300);
 }
 
+namespace {
+
+// The lists of one evictor over many steps, in copies of their own: fast and naive.
+struct Lists {
+  Array<int32_t> tokens;
+  Array<float> scores;
+  explicit Lists(size_t n) : tokens(n), scores(std::vector<float>(n, 0.0f)) {}
+};
+
+struct EvictCase {
+  int prompt, heads, kv_heads, budget;
+  bool tova, first_scores;
+};
+
+}  // namespace
+
 TEST(Evict, AgainstReference) {
   QUEST_NEEDS_GPU();
-  for (bool tova : {false, true}) {
-    for (int prompt : {5, 40, 700, 1500}) {
-      const int heads = 4, kv_heads = 2, budget = 32, layers = 2, stride = budget + 1;
-      Random random(static_cast<unsigned>(prompt));
-      MethodOptions o;
-      o.method = tova ? Method::tova : Method::h2o;
-      o.budget_tokens = budget;
-      const int lists = tova ? 1 : kv_heads;
-      std::vector<KeptSet> sets(static_cast<size_t>(lists));
-      for (auto& s : sets) {
-        for (int i = 0; i < prompt; ++i) s.tokens.push_back(i);
-        if (!tova) s.accumulated.assign(static_cast<size_t>(prompt), 0.0f);
-      }
-      Array<int32_t> tokens(static_cast<size_t>(layers * lists * stride));
-      Array<float> accumulated(std::vector<float>(static_cast<size_t>(layers * lists * stride), 0.0f));
-      int kept = prompt, n = prompt;
-      bool all = true;
-      for (int step = 0; step < 40; ++step) {
-        ++kept, ++n;
-        const auto width = static_cast<size_t>(kept);
-        // Few distinct values, so that ties are common and sums exact: norms of 0 and 1.
-        std::vector<float> logits(static_cast<size_t>(heads) * width);
-        for (float& x : logits) x = -static_cast<float>(random.below(6));
-        Array<float> logit_array(logits), scratch(static_cast<size_t>(kv_heads) * width);
-        std::vector<float> norms;
-        for (int h = 0; h < heads; ++h) norms.insert(norms.end(), {0.0f, 1.0f});
-        Array<float> norm_array(norms);
+  for (const EvictCase& c : {EvictCase{5, 4, 2, 32, true, false}, EvictCase{5, 4, 2, 32, false, false}, EvictCase{40, 4, 2, 32, true, false},
+                             EvictCase{40, 4, 2, 32, false, false}, EvictCase{700, 8, 1, 37, false, false}, EvictCase{1500, 4, 4, 32, false, true},
+                             EvictCase{700, 3, 3, 1, true, false}, EvictCase{31, 4, 2, 32, false, true}, EvictCase{1025, 6, 2, 513, false, false},
+                             EvictCase{1025, 6, 2, 513, true, false}}) {
+    const int layers = 2, stride = c.budget + 1, lists = c.tova ? 1 : c.kv_heads;
+    Random random(static_cast<unsigned>(c.prompt));
+    MethodOptions o;
+    o.method = c.tova ? Method::tova : Method::h2o;
+    o.budget_tokens = c.budget;
+    const auto entries = static_cast<size_t>(layers * lists * stride);
+    Lists fast(entries), naive(entries);
+    std::vector<float> starts;
+    for (int i = 0; i < layers * c.kv_heads * (c.prompt + 2); ++i) starts.push_back(static_cast<float>(random.below(8)));
+    Array<float> first_scores(starts);
+    int kept = c.prompt, n = c.prompt;
+    bool all = true, noticed = false;
+    for (int step = 0; step < 40; ++step) {
+      ++kept, ++n;
+      // Rows of probabilities whose sums are exact in fp32, with many ties: norms of 0 and 1, or of 1 and 2.
+      const int width = kept + 3;
+      std::vector<float> logits, norms;
+      for (int i = 0; i < c.heads * width; ++i) logits.push_back(-static_cast<float>(random.below(6)));
+      for (int h = 0; h < c.heads; ++h) norms.insert(norms.end(), {static_cast<float>(h % 2), h % 2 ? 2.0f : 1.0f});
+      Array<float> logit_array(logits), norm_array(norms);
+      const auto run = [&](auto kernel, Lists& to) {
         DecodeRow row{};
         row.n = n;
         row.reading = Reading::evictor;
         row.skip_layers = 1;
         row.kept = kept;
         row.kept_all = all;
-        row.budget = budget;
+        row.budget = c.budget;
         row.protect = static_cast<int>(protected_tokens(o));
         row.kept_lists = lists;
         row.kept_stride = stride;
-        row.kept_tokens = tokens.get();
-        row.kept_scores = tova ? nullptr : accumulated.get();
-        Array<DecodeRow> rows(std::vector<DecodeRow>{row});
-        evict_kept({rows.get(), 1, {1, heads, kv_heads, 64, 4, kv_heads, Half::fp16}, logit_array.get(), kept, norm_array.get(), scratch.get()}, {});
-        for (int l = 0; l < lists; ++l) {
-          KeptSet& s = sets[static_cast<size_t>(l)];
-          s.tokens.push_back(n - 1);
-          if (!tova) s.accumulated.push_back(0);
-          std::vector<float> scores(width, 0.0f);
-          for (size_t j = 0; j < width; ++j) {
-            if (!tova) scores[j] = s.accumulated[j];
-            for (int h = 0; h < heads; ++h) {
-              if (tova || h / 2 == l) scores[j] += std::exp2(logits[static_cast<size_t>(h) * width + j]);
-            }
-          }
-          if (!tova) s.accumulated = scores;
-          const auto copy = scores;
-          evict(s, copy.data(), budget, protected_tokens(o));
-        }
-        all = all && kept <= budget;
-        kept = std::min(kept, budget);
-        const auto got = tokens.host();
-        const auto sums = accumulated.host();
-        for (int l = 0; l < lists; ++l) {
-          const auto base = static_cast<size_t>((lists + l) * stride);
-          for (size_t j = 0; j < static_cast<size_t>(kept); ++j) {
-            if (!all) {
-              ASSERT_EQ(got[base + j], sets[static_cast<size_t>(l)].tokens[j]) << "prompt " << prompt << " step " << step << " at " << j;
-            }
-            if (!tova) {
-              ASSERT_EQ(sums[base + j], sets[static_cast<size_t>(l)].accumulated[j]);
-            }
-          }
-        }
+        row.kept_tokens = to.tokens.get();
+        row.kept_scores = c.tova ? nullptr : to.scores.get();
+        if (c.first_scores && step == 0) row.first_scores = first_scores.get(), row.first_stride = c.prompt + 2;
+        DecodeRow dense = row;  // beside it a row that evicts nothing
+        dense.reading = Reading::dense;
+        Array<DecodeRow> rows(std::vector<DecodeRow>{dense, row});
+        std::vector<float> both(static_cast<size_t>(c.heads * width), NAN), both_norms(static_cast<size_t>(2 * c.heads), NAN);
+        const auto l = logit_array.host(), s = norm_array.host();
+        both.insert(both.end(), l.begin(), l.end());
+        both_norms.insert(both_norms.end(), s.begin(), s.end());
+        Array<float> logits_of(both), norms_of(both_norms), scratch(static_cast<size_t>(2 * c.kv_heads * width));
+        kernel({rows.get(), 2, {1, c.heads, c.kv_heads, 64, 4, c.kv_heads, Half::fp16}, logits_of.get(), width, norms_of.get(), scratch.get()}, {});
+        check(cudaDeviceSynchronize(), "evict");
+      };
+      // Teeth: some probabilities of one head are higher.
+      Lists wrong(entries);
+      wrong.tokens.set(naive.tokens.host());
+      wrong.scores.set(naive.scores.host());
+      auto changed = logits;
+      for (int j = 0; j < kept; j += 2) changed[static_cast<size_t>(j)] += 6;
+      logit_array.set(changed);
+      run(naive_evict_kept, wrong);
+      logit_array.set(logits);
+      run(evict_kept, fast);
+      noticed = noticed || wrong.tokens.host() != fast.tokens.host() || wrong.scores.host() != fast.scores.host();
+      run(naive_evict_kept, naive);
+      all = all && kept <= c.budget;
+      kept = std::min(kept, c.budget);
+      // Between the lists' ends and in the other layer the poison stays; behind a list that shrank, whatever was there.
+      const auto got = fast.tokens.host(), want = naive.tokens.host();
+      const auto got_scores = fast.scores.host(), want_scores = naive.scores.host();
+      for (size_t i = 0; i < entries; ++i) {
+        const auto j = static_cast<int>(i) % stride;
+        if (static_cast<int>(i) / stride >= lists && j >= kept && j < stride) continue;
+        ASSERT_EQ(got[i], want[i]) << "prompt " << c.prompt << (c.tova ? " tova" : " h2o") << " step " << step << " at " << i;
+        ASSERT_EQ(got_scores[i], want_scores[i]) << "prompt " << c.prompt << " step " << step << " at " << i;
       }
     }
+    EXPECT_TRUE(noticed) << "prompt " << c.prompt << (c.tova ? " tova" : " h2o");
   }
 }
 
