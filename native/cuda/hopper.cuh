@@ -1,4 +1,4 @@
-// What only sm_90a has: warpgroup matrix products (wgmma), tensor-map copies (TMA), mbarriers, register hand-over.
+// What only sm_90a has: warpgroup matrix products (wgmma), tensor-map copies (TMA), register hand-over.
 //
 // Tiles in shared memory are columns of 64 halves: [D / 64][rows][64], each row of 128 bytes with its 16-byte units permuted
 // by the 128-byte swizzle (unit ^= row % 8), which a tensor map writes and a wgmma descriptor reads. A tile starts at a
@@ -9,7 +9,7 @@
 
 #include <type_traits>
 
-#include "cuda/device.cuh"
+#include "cuda/mbarrier.cuh"
 
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
 #define QUEST_WGMMA_CODE
@@ -25,14 +25,9 @@ __host__ __device__ inline int swizzled(int row, int unit) { return row * 128 + 
 
 #ifdef QUEST_WGMMA_CODE
 
-__device__ inline uint32_t shared_address(const void* p) { return static_cast<uint32_t>(__cvta_generic_to_shared(p)); }
-
 // Barriers ------------------------------------------------------------------------------------------------------------
 
-__device__ inline void barrier_init(uint64_t* barrier, unsigned arrivals) {
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(arrivals) : "memory");
-}
-// The same on the barrier at this address in another block of the cluster.
+// barrier_arrive on the barrier at this address in another block of the cluster.
 __device__ inline void barrier_arrive_at(uint64_t* barrier, unsigned block) {
   asm volatile(
       "{\n"
@@ -43,34 +38,9 @@ __device__ inline void barrier_arrive_at(uint64_t* barrier, unsigned block) {
       "r"(block)
       : "memory");
 }
-__device__ inline unsigned cluster_rank() {
-  unsigned rank;
-  asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
-  return rank;
-}
 __device__ inline void cluster_sync() {
-  asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
-}
-// Makes initialised barriers visible to the copy engine.
-__device__ inline void barrier_init_fence() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
-__device__ inline void barrier_arrive(uint64_t* barrier) {
-  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
-}
-// Arrives, and announces bytes that copies will bring.
-__device__ inline void barrier_expect(uint64_t* barrier, unsigned bytes) {
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes) : "memory");
-}
-// Waits until the phase of this parity is complete.
-__device__ inline void barrier_wait(uint64_t* barrier, unsigned parity) {
-  asm volatile(
-      "{\n"
-      ".reg .pred done;\n"
-      "again:\n"
-      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
-      "@!done bra again;\n"
-      "}" ::"r"(shared_address(barrier)),
-      "r"(parity)
-      : "memory");
+  cluster_arrive();
+  cluster_wait();
 }
 // Named barriers of 256 threads: two warpgroups take turns.
 __device__ inline void turn_wait(int id) { asm volatile("bar.sync %0, 256;" ::"r"(id) : "memory"); }

@@ -1,7 +1,7 @@
 // A warp's ring of slots in shared memory, filled by the copy engine while the warp works: sm_90 and newer.
 #pragma once
 
-#include "cuda/cluster.cuh"
+#include "cuda/mbarrier.cuh"
 
 namespace quest::cuda {
 
@@ -15,8 +15,8 @@ class WarpRing {
   __device__ WarpRing(unsigned char* data, unsigned char* barriers, int lane) : data_(data), barriers_(barriers), lane_(lane) {
 #if !defined(QUEST_EMULATE) && __CUDA_ARCH__ >= 900
     if (lane == 0) {
-      for (int i = 0; i < kSlots; ++i) asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(barrier(i)) : "memory");
-      asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+      for (int i = 0; i < kSlots; ++i) barrier_init(barrier(i), 1);
+      barrier_init_fence();
     }
     __syncwarp();
 #endif
@@ -27,9 +27,9 @@ class WarpRing {
 #ifdef QUEST_EMULATE
     __builtin_memcpy(data_ + slot * kSlotBytes, from, bytes);
 #elif __CUDA_ARCH__ >= 900
-    const uint32_t to = static_cast<uint32_t>(__cvta_generic_to_shared(data_ + slot * kSlotBytes));
-    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier(slot)), "r"(bytes) : "memory");
-    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to), "l"(from), "r"(bytes), "r"(barrier(slot))
+    barrier_expect(barrier(slot), bytes);
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(shared_address(data_ + slot * kSlotBytes)),
+                 "l"(from), "r"(bytes), "r"(shared_address(barrier(slot)))
                  : "memory");
 #endif
   }
@@ -39,15 +39,7 @@ class WarpRing {
 #ifdef QUEST_EMULATE
     __syncwarp();
 #elif __CUDA_ARCH__ >= 900
-    asm volatile(
-        "{\n"
-        ".reg .pred done;\n"
-        "again:\n"
-        "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
-        "@!done bra again;\n"
-        "}" ::"r"(barrier(slot)),
-        "r"(parity_)
-        : "memory");
+    barrier_wait(barrier(slot), parity_);
 #endif
     if (++slot_ == kSlots) slot_ = 0, parity_ ^= 1;
     return slot;
@@ -55,13 +47,7 @@ class WarpRing {
   __device__ const unsigned char* at(int slot) const { return data_ + slot * kSlotBytes; }
 
  private:
-  __device__ uint32_t barrier(int slot) const {
-#ifdef QUEST_EMULATE
-    return 0;
-#else
-    return static_cast<uint32_t>(__cvta_generic_to_shared(barriers_ + slot * 8));
-#endif
-  }
+  __device__ uint64_t* barrier(int slot) const { return reinterpret_cast<uint64_t*>(barriers_) + slot; }
   unsigned char *data_, *barriers_;
   int lane_, slot_ = 0;
   unsigned parity_ = 0;
