@@ -1,7 +1,8 @@
 /**
  * The built-in sample: four items for each task in LongBench's format, made here from Moby-Dick (English), short sentences
  * (Chinese) and invented facts. It lets the command run on a fresh machine. Its scores say nothing about LongBench, and
- * every output calls it a sample.
+ * every output calls it a sample. The items ask what quest-tiny can find by matching and copying; UNANSWERABLE names the
+ * tasks in which it finds nothing.
  */
 import { createHash } from 'node:crypto';
 import type { LongBenchRow, LongBenchSet } from './longbench.js';
@@ -22,14 +23,23 @@ import { MOBY_DICK } from './texts.js';
 
 /** Items of each task, and their lengths: about 2K to 12K tokens of quest-tiny, less with a larger vocabulary. */
 export const SAMPLE_ITEMS = 4;
-const WORDS = [1100, 2300, 4200, 6400];
-const CHINESE_CHARS = [700, 1300, 2300, 3700];
+const WORDS = [1100, 2300, 4200, 6000];
+const CHINESE_CHARS = [700, 1300, 2300, 3500];
 /** Names and code have more tokens to a word than prose has. */
-const DENSE = 0.75;
-const CODE = 0.22;
+const DENSE = 0.85;
+const CODE: Readonly<Record<string, number>> = { lcc: 0.38, 'repobench-p': 0.28 };
 /** Where the wanted fact lies, as a share of the document. */
 const DEPTHS = [0.35, 0.6, 0.15, 0.8];
 const SEED = 20_240_616;
+
+/**
+ * Tasks whose items quest-tiny does not answer in any form that was tried under the benchmark's prompt: it has learned no
+ * Chinese (a character is two to four byte tokens), and after "The answer is: " it says "Paragraph 1..." whatever it read.
+ */
+export const UNANSWERABLE: readonly string[] = [
+  ...['multifieldqa_zh', 'dureader', 'vcsum', 'lsht', 'passage_retrieval_zh'],
+  ...['passage_count', 'passage_retrieval_en'],
+];
 
 const count = (text: string): number => text.split(/\s+/).filter(Boolean).length;
 
@@ -85,10 +95,14 @@ function manyDocuments(place: Place): SampleParts {
   return { context: passages.join('\n\n'), input: facts[0]!.question, answers: [facts[0]!.answer] };
 }
 
+/** A report in parts, each of which opens with the same summary, as the parts of long reports do. */
 function summary(place: Place): SampleParts {
-  const { text, facts } = document(place);
-  const answer = `Amid the story of a voyage, the text states a few plain facts. ${facts.map((f) => f.statement).join(' ')}`;
-  return { context: text.join('\n\n'), input: '', answers: [answer] };
+  const { random, words, item } = place;
+  const answer = makeFacts(random, 6, item)
+    .map((fact) => fact.statement)
+    .join(' ');
+  const part = () => `Summary: ${answer}\n\n${prose(random, words / 4).join('\n\n')}`;
+  return { context: Array.from({ length: 4 }, part).join('\n\n'), input: '', answers: [answer] };
 }
 
 function meeting(place: Place): SampleParts {
@@ -96,59 +110,63 @@ function meeting(place: Place): SampleParts {
   const speakers = [0, 1, 2].map(() => coinedName(place.random));
   return {
     context: text.map((line) => `${pick(place.random, speakers)}: ${line}`).join('\n'),
-    input: `What was said in answer to this: ${facts[0]!.question}`,
-    answers: [facts[0]!.statement],
+    input: facts[0]!.question,
+    answers: [facts[0]!.statement, facts[0]!.answer],
   };
 }
 
 function trivia({ random, words, depth, item }: Place): SampleParts {
-  const facts = makeFacts(random, 4, item);
+  const facts = makeFacts(random, 3, item);
   const passage = (fact: Fact, size: number, at: number) =>
     `Passage:\n${insertFacts(random, prose(random, size), [fact], at).join('\n')}\nQuestion:\n${fact.question}\nAnswer:\n`;
-  const shots = facts.slice(1).map((fact) => `${passage(fact, words / 5, 0.5)}${fact.answer}`);
+  const shots = facts.slice(1).map((fact) => `${passage(fact, words / 4, 0.5)}${fact.answer}`);
   return {
     context: shots.join('\n\n'),
-    input: passage(facts[0]!, words / 5, depth),
+    input: passage(facts[0]!, words / 2, depth),
     answers: [facts[0]!.answer],
   };
 }
 
 const QUESTION_TYPES: Readonly<Record<string, (name: string) => string>> = {
-  Color: (name) => `What colour is the flag of ${name}?`,
-  City: (name) => `In which city was ${name} built?`,
-  Date: (name) => `When did ${name} go to sea?`,
-  Individual: (name) => `Who was the captain of the ${name}?`,
-  'Number of something': (name) => `How many sailors came from ${name}?`,
-  Food: (name) => `What do people in ${name} eat in winter?`,
+  Color: (name) => `What is the colour of the flag of ${name}?`,
+  City: (name) => `In which city does ${name} live?`,
+  Individual: (name) => `Who is the captain of the ${name}?`,
+  Food: (name) => `What does ${name} like to eat?`,
 };
 
-function questionTypes({ random, words }: Place): SampleParts {
+/** The question that is asked stands among the examples too, so that its type can be copied. */
+function questionTypes({ random, words, depth }: Place): SampleParts {
   const classes = Object.keys(QUESTION_TYPES);
-  const shot = (type: string) => `Question: ${QUESTION_TYPES[type]!(coinedName(random))}\nType:`;
-  const shots: string[] = [];
-  for (let have = 0; have < DENSE * words; have += count(shots.at(-1)!)) {
+  const shots: { text: string; type: string }[] = [];
+  for (let have = 0; have < DENSE * words; have += count(shots.at(-1)!.text) + 1) {
     const type = pick(random, classes);
-    shots.push(`${shot(type)} ${type}`);
+    shots.push({ text: `Question: ${QUESTION_TYPES[type]!(coinedName(random))}\nType:`, type });
   }
-  const type = pick(random, classes);
-  return { context: shots.join('\n'), input: shot(type), answers: [type], classes };
+  const asked = shots[Math.floor(depth * shots.length)]!;
+  return {
+    context: shots.map(({ text, type }) => `${text} ${type}`).join('\n'),
+    input: asked.text,
+    answers: [asked.type],
+    classes,
+  };
 }
 
+/** Talks that end in a question which one of their own lines answers; the summary is that answer. */
 function dialogues({ random, words, item }: Place): SampleParts {
   const dialogue = (fact: Fact) => {
     const [a, b] = [coinedName(random), coinedName(random)];
     const lines = [
       `${a}: Did you read chapter ${uniformInt(random, 1, 135)}?`,
       `${b}: ${pick(random, paragraphs()).split(/(?<=[.!?]) /)[0]}`,
-      `${a}: ${fact.question}`,
       `${b}: ${fact.statement}`,
+      `${a}: ${fact.question}`,
     ];
-    return { text: `Dialogue: ${lines.join('\n')}\nSummary: `, answer: `${b} told ${a}: ${fact.statement}` };
+    return { text: `Dialogue: ${lines.join('\n')}\nSummary:`, answer: fact.answer };
   };
   const shots: string[] = [];
   for (let have = 0; have < DENSE * words; have += count(shots.at(-1)!)) {
     const { text, answer } = dialogue(makeFacts(random, 1, uniformInt(random, 0, 4))[0]!);
-    shots.push(text + answer);
+    shots.push(`${text} ${answer}`);
   }
   const asked = dialogue(makeFacts(random, 1, item)[0]!);
   return { context: shots.join('\n\n'), input: asked.text, answers: [asked.answer] };
@@ -208,7 +226,7 @@ export function sampleRow(task: string, index: number): LongBenchRow {
   const [words, depth] = [WORDS[index]!, DEPTHS[index]!];
   let parts: SampleParts;
   if (language === 'zh') parts = chineseParts(task, random, CHINESE_CHARS[index]!, depth);
-  else if (language === 'code') parts = codeParts(task, random, CODE * words);
+  else if (language === 'code') parts = codeParts(task, random, CODE[task]! * words, depth);
   else parts = ENGLISH[task]!({ random, words, depth, item: index });
   const { context, input, answers, classes = [] } = parts;
   const length = language === 'zh' ? context.length + input.length : count(context) + count(input);

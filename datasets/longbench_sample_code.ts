@@ -1,31 +1,26 @@
-/** Program text of the built-in sample: classes of one shape, so that the last method's next line can be told from the others. */
-import { coinedName, pick, type Random } from './longbench_sample_facts.js';
+/** Program text of the built-in sample: functions whose comments state facts, and a last comment that asks for one of them. */
+import { coinedName, makeFacts, type Random } from './longbench_sample_facts.js';
 import type { SampleParts } from './longbench_sample_zh.js';
 
-const NOUNS = 'counter buffer index width offset total record entry signal channel'.split(' ');
+const FACTS = 4;
 
-function classText(name: string, fields: readonly string[]): string {
-  const lines = [`class ${name}:`, '    def __init__(self):'];
-  for (const field of fields) lines.push(`        self._${field} = 0`);
-  for (const field of fields) lines.push('', `    def get_${field}(self):`, `        return self._${field}`);
-  for (const field of fields)
-    lines.push('', `    def set_${field}(self, ${field}):`, `        self._${field} = ${field}`);
-  return `${lines.join('\n')}\n\n\n`;
+function functionText(random: Random): string {
+  const [name, field] = [coinedName(random), coinedName(random)].map((word) => word.toLowerCase());
+  return `def find_${name}(table):\n    ${field} = sorted(table)\n    return ${field}[0]\n\n\n`;
 }
 
-function fieldsOf(random: Random): string[] {
-  return [0, 1, 2].map((i) => `${pick(random, NOUNS)}_${coinedName(random).toLowerCase()}${i}`);
-}
-
-/** A program of about `words` words that ends before the body of its last getter. */
-export function codeParts(task: string, random: Random, words: number): SampleParts {
-  const classes: string[] = [];
-  for (let have = 0; have < words; have += classes.at(-1)!.split(/\s+/).length)
-    classes.push(classText(`${coinedName(random)}Store`, fieldsOf(random)));
-  const [field] = fieldsOf(random);
-  const open = `class ${coinedName(random)}Store:\n    def __init__(self):\n        self._${field} = 0\n\n    def get_${field}(self):\n`;
-  const answers = [`        return self._${field}`];
-  if (task === 'lcc') return { context: classes.join('') + open, input: '', answers };
-  const files = classes.map((text, i) => `# Path: store_${i + 1}.py\n${text}`);
-  return { context: files.join(''), input: `# Path: main.py\n${open}`, answers };
+/** A program of about `words` words that ends before a line with the number that a comment at `depth` states. */
+export function codeParts(task: string, random: Random, words: number, depth: number): SampleParts {
+  const numbers = makeFacts(random, 8 * FACTS, 0).filter(({ answer }) => /^\d+$/.test(answer));
+  const facts = numbers.slice(0, FACTS);
+  const functions = Array.from({ length: Math.ceil(words / 7) }, () => functionText(random));
+  for (const [i, { statement }] of facts.entries()) {
+    const at = Math.floor(((depth + i / FACTS) % 1) * functions.length);
+    functions[at] = `# ${statement}\n${functions[at]}`;
+  }
+  const { question, answer } = facts[0]!;
+  const open = `# ${question}\n`;
+  if (task === 'lcc') return { context: functions.join('') + open, input: '', answers: [answer] };
+  const files = functions.map((text, i) => `# Path: part_${i + 1}.py\n${text}`);
+  return { context: files.join(''), input: `# Path: main.py\n${open}`, answers: [answer] };
 }

@@ -2,6 +2,8 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync
 import { join } from 'node:path';
 import { parse } from 'csv-parse/sync';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { UNANSWERABLE } from '../../datasets/longbench_sample.js';
+import { TASK_NAMES } from '../../datasets/longbench_tasks.js';
 import type { Prediction } from '../../eval/longbench_predictions.js';
 import { hasShared, sharedDir } from '../support/shared.js';
 import { type Finished, hasAddon, quest, type SpawnOptions, temporaryFolder } from './spawn.js';
@@ -241,6 +243,25 @@ describe.skipIf(!hasAddon)('the built-in model on the sample', { timeout: 120_00
     const scores = rows.filter(({ bucket }) => bucket === 'all').map((row) => `${row.method} ${row.score}`);
     const one = ['full 100', 'quest 100', 'streaming 0'];
     expect(scores).toEqual([...one, ...one]);
+  });
+});
+
+describe.skipIf(!hasAddon)('every task that the sample was made for', { timeout: 180_000 }, () => {
+  test('is answered by the built-in model with all of the cache', async () => {
+    const tasks = TASK_NAMES.filter((task) => !UNANSWERABLE.includes(task));
+    const { code, stdout, stderr } = await run([
+      ...['longbench', '--sample', '--limit', '1', '--task', `${tasks.join(',')},passage_count`],
+      ...['--method', 'full', '--out', join(folder, 'floors'), '--format', 'json'],
+    ]);
+    expect(code).toBe(0);
+    expect(stderr).toMatch(/SAMPLE: quest-tiny cannot answer passage_count$/m);
+    const rows = JSON.parse(stdout) as { bucket: string; task: string; score: number }[];
+    const scores = new Map(rows.filter(({ bucket }) => bucket === 'all').map((row) => [row.task, row.score]));
+    for (const task of tasks) {
+      // Its summaries repeat themselves; all other answers are copied whole, code with a full stop after it.
+      const floor = ['gov_report', 'multi_news'].includes(task) ? 10 : 80;
+      expect(scores.get(task), task).toBeGreaterThanOrEqual(floor);
+    }
   });
 });
 

@@ -127,8 +127,12 @@ export async function run(context: CommandContext): Promise<number> {
   const cells = tableCells(settings, checkpoint);
   const sets = await openSets(context, tasks, even);
   const data: LongBenchData = sample ? (even ? 'sample-e' : 'sample') : even ? 'longbench-e' : 'longbench';
-  if (sample)
+  if (sample) {
     out.note('SAMPLE: a small built-in set, not LongBench; its scores compare with no published number');
+    const { UNANSWERABLE } = await import('../../../datasets/longbench_sample.js');
+    const beyond = tasks.filter((task) => UNANSWERABLE.includes(task));
+    if (beyond.length > 0) out.note(`SAMPLE: quest-tiny cannot answer ${beyond.join(', ')}`);
+  }
   const tokenizer = await checkpoint.tokenizer();
   const options: LongBenchOptions = {
     data,
