@@ -47,16 +47,27 @@ const MOBY_CHAPTERS = 135;
 export const MOBY_TITLE = "Moby-Dick (a book of PG-19's training split, not of its test split)";
 export const PG19_TITLE = 'PG-19 test split';
 
+const READ_FAILURES: Readonly<Record<string, string>> = {
+  ENOENT: 'there is no such file',
+  EISDIR: 'it is a folder',
+  EACCES: 'permission denied',
+};
+
 /** Text of a file as UTF-8. */
 function readBook(path: string): string {
   let bytes: Buffer;
   try {
     bytes = readFileSync(path);
   } catch (cause) {
-    throw new QuestError('E_INPUT', `cannot read ${path}: ${(cause as NodeJS.ErrnoException).code}`, {
-      hint: 'check the path',
-      cause,
-    });
+    const { code } = cause as NodeJS.ErrnoException;
+    throw new QuestError(
+      'E_INPUT',
+      `cannot read ${path}: ${READ_FAILURES[code ?? ''] ?? code}; wanted: a text file`,
+      {
+        hint: 'check the path',
+        cause,
+      },
+    );
   }
   if (!isUtf8(bytes))
     throw new QuestError('E_INPUT', `${path} is not text in UTF-8`, {
@@ -109,7 +120,7 @@ function readMobyDick(): string {
   return `${chapters.join('\n\n\n')}\n`;
 }
 
-/** The texts of a run. No text is read yet, but books that were asked for and are not there are fetched. */
+/** The texts of a run. Books are not read yet, but those that were asked for and are not there are fetched. */
 export async function openTexts(request: TextRequest): Promise<TextSource> {
   const { dataset, file, books, data, env = process.env } = request;
   if (file !== undefined) {
@@ -118,6 +129,7 @@ export async function openTexts(request: TextRequest): Promise<TextSource> {
       throw new QuestError('E_USAGE', `--text and ${other} exclude each other`, { hint: 'give one of them' });
     }
     const id = basename(file);
+    readBook(file); // refused before a run makes its folder
     return { dataset: 'text', title: id, label: id, books: [{ id, read: () => readBook(file) }] };
   }
   if (dataset === 'moby-dick') {

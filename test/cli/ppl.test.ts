@@ -1,5 +1,5 @@
 /** quest ppl as a user runs it: Moby-Dick on a fresh machine, files, PG-19 books, interruptions, refusals. */
-import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { parse } from 'csv-parse/sync';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
@@ -144,13 +144,17 @@ describe.skipIf(!hasAddon)('quest ppl', { timeout: 120_000 }, () => {
       [['--h2o-prefill'], /no prefill/],
       [['--tokens', '40000'], /40000 tokens do not fit into one pass of 32768/],
       [['--tokens', '100', '--method', 'quest', '--budget', '8'], /too small for quest/],
-      [['--text', join(folder, 'gone.txt')], /gone\.txt/],
+      [['--text', join(folder, 'gone.txt')], /gone\.txt: there is no such file; wanted: a text file/],
+      [['--text', folder], /it is a folder/],
     ];
+    const place = join(folder, 'refused');
+    mkdirSync(place);
     for (const [args, message] of refusals) {
-      const { code, stderr } = await quest(['ppl', ...args], { env, cwd: folder });
+      const { code, stderr } = await quest(['ppl', ...args], { env, cwd: place });
       expect(stderr, args.join(' ')).toMatch(message);
       expect(stderr).toMatch(/^hint: /m);
       expect([2, 3]).toContain(code);
+      expect(readdirSync(place), args.join(' ')).toEqual([]);
     }
   });
 
