@@ -163,6 +163,15 @@ export async function isoTables(
 function sourceOf(context: CommandContext): AttentionSource {
   const { settings } = context;
   const [file, heads] = [settings.maybeString('attention'), settings.string('heads')];
+  if (!settings.flag('measure')) {
+    for (const option of ['heads', 'device', 'threads']) {
+      const given = ['command line', 'config file'].includes(settings.source(option));
+      if (!given || (option === 'heads' && file !== undefined)) continue;
+      throw new QuestError('E_USAGE', `--${option} was given, but no attention times are asked for`, {
+        hint: `add --measure, ${option === 'heads' ? 'or --attention FILE, ' : ''}or leave --${option} out`,
+      });
+    }
+  }
   if (!settings.flag('measure')) return () => (file === undefined ? undefined : readTimes(file, heads));
   if (file !== undefined)
     throw new QuestError('E_USAGE', '--attention and --measure name two sources of the same times', {
