@@ -76,7 +76,6 @@ Forward::Forward(const ModelSpec& spec, const DeviceWeights& weights, cudaStream
 }
 
 Forward::~Forward() {
-  forget_graphs();
   if (chains_) chain_owners[device_].clear();
   for (Slot& slot : slots_) cudaEventDestroy(slot.done);
 }
@@ -540,13 +539,9 @@ void Forward::launch_pass(Pass& pass, bool greedy, const JobControl* job) {
   if (!graphs_ || !single_rows || prefills || pass.examined()) return enqueue(job);
   if (job) job->check();
   // Scratch grows in enqueue_rows, which a capture must not see: the first pass of a shape runs as it is, the second captures.
-  const auto key = shape_of(pass, greedy);
-  const auto found = graphs_by_shape_.find(key);
-  if (found == graphs_by_shape_.end()) {
-    graphs_by_shape_[key] = {nullptr};
-    return enqueue(job);
-  }
-  if (!found->second.exec) {
+  cudaGraphExec_t* exec = step_graphs_.find(shape_of(pass, greedy));
+  if (!exec) return enqueue(job);
+  if (!*exec) {
     cudaGraph_t graph = nullptr;
     check(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "graph capture");
     try {
@@ -557,11 +552,11 @@ void Forward::launch_pass(Pass& pass, bool greedy, const JobControl* job) {
       throw;
     }
     check(cudaStreamEndCapture(stream_, &graph), "graph capture");
-    const cudaError_t e = cudaGraphInstantiate(&found->second.exec, graph, 0);
+    const cudaError_t e = cudaGraphInstantiate(exec, graph, 0);
     cudaGraphDestroy(graph);
     check(e, "graph instantiation");
   }
-  check(cudaGraphLaunch(found->second.exec, stream_), "graph launch");
+  check(cudaGraphLaunch(*exec, stream_), "graph launch");
 }
 
 Pass Forward::begin(std::span<Work> works, int slot_index, bool fed) {
@@ -601,13 +596,6 @@ Pass Forward::begin(std::span<Work> works, int slot_index, bool fed) {
   if (!pass.rows.empty()) std::memcpy(plan + pass.rows_at, pass.rows.data(), pass.rows.size() * sizeof(DecodeRow));
   if (!pass.top_rows.empty()) std::memcpy(plan + pass.top_rows_at, pass.top_rows.data(), pass.top_rows.size() * sizeof(DecodeRow));
   return pass;
-}
-
-void Forward::forget_graphs() {
-  for (auto& [shape, graph] : graphs_by_shape_) {
-    if (graph.exec) cudaGraphExecDestroy(graph.exec);
-  }
-  graphs_by_shape_.clear();
 }
 
 void Forward::run(std::span<Work> works, const JobControl& job) {

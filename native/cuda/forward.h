@@ -6,7 +6,6 @@
 #pragma once
 
 #include <deque>
-#include <map>
 #include <span>
 #include <vector>
 
@@ -16,6 +15,7 @@
 #include "cuda/device_weights.h"
 #include "cuda/int4.h"
 #include "cuda/pass.h"
+#include "cuda/step_graphs.h"
 
 namespace quest::cuda {
 
@@ -58,15 +58,11 @@ class Forward {
   void abandon();
 
   // Before a pool is freed: captured graphs hold its addresses.
-  void forget_graphs();
+  void forget_graphs() { step_graphs_.clear(); }
 
   const char* matrix_library() const { return blas_.name(); }
 
  private:
-  struct Graph {
-    cudaGraphExec_t exec;
-  };
-
   void append(Pass& pass);
   AppendParams append_params(const Pass& pass, int64_t layer) const;
   void enqueue_layers(Pass& pass, const JobControl* job);
@@ -138,7 +134,7 @@ class Forward {
   Pinned<int32_t> lists_host_;
   Pinned<float> shares_host_;
 
-  std::map<std::vector<int64_t>, Graph> graphs_by_shape_;
+  StepGraphs step_graphs_;
 };
 
 }  // namespace quest::cuda
