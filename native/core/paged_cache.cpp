@@ -1,5 +1,7 @@
 #include "core/paged_cache.h"
 
+#include <map>
+
 namespace quest {
 
 int32_t PagePool::acquire() {
@@ -31,9 +33,9 @@ void PagePool::release(int32_t id) {
   if (--refs_[static_cast<size_t>(id)] == 0) free_.push(id);
 }
 
-bool PagePool::shared(int32_t id) const {
+int32_t PagePool::references(int32_t id) const {
   std::lock_guard lock(mutex_);
-  return refs_[static_cast<size_t>(id)] > 1;
+  return refs_[static_cast<size_t>(id)];
 }
 
 int64_t PagePool::in_use() const {
@@ -76,6 +78,18 @@ std::optional<PageCopy> PageTable::extend(int64_t n) {
 
 int64_t PageTable::pages_to_extend(int64_t n) const {
   return (length_ + n + page_size_ - 1) / page_size_ - static_cast<int64_t>(pages_.size()) + (must_copy(n) ? 1 : 0);
+}
+
+int64_t PageTable::pages_to_extend(std::span<const Extension> all) {
+  int64_t pages = 0;
+  std::map<int32_t, int32_t> writers;  // of each open page
+  for (const auto& [table, n] : all) {
+    pages += table->pages_to_extend(n);
+    if (!table->must_copy(n)) continue;
+    const int32_t open = table->pages_.back();
+    if (++writers[open] == table->pool_->references(open)) --pages;
+  }
+  return pages;
 }
 
 void PageTable::shrink(int64_t n) {

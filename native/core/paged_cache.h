@@ -7,6 +7,7 @@
 #include <mutex>
 #include <optional>
 #include <queue>
+#include <span>
 #include <vector>
 
 namespace quest {
@@ -20,7 +21,7 @@ class PagePool {
   int32_t acquire();
   void retain(int32_t id);
   void release(int32_t id);
-  bool shared(int32_t id) const;
+  int32_t references(int32_t id) const;
   int64_t in_use() const;
 
  private:
@@ -53,11 +54,17 @@ class PageTable {
   std::optional<PageCopy> extend(int64_t n);
   // Pages that extend(n) would take from the pool.
   int64_t pages_to_extend(int64_t n) const;
+  struct Extension {
+    const PageTable* table;
+    int64_t n;
+  };
+  // Pages that all these of different tables of one pool would take: the last sharer of an open page needs no copy of it.
+  static int64_t pages_to_extend(std::span<const Extension> all);
   // Gives back the last n tokens, and the pages that then hold none.
   void shrink(int64_t n);
 
  private:
-  bool must_copy(int64_t n) const { return n > 0 && length_ % page_size_ != 0 && pool_->shared(pages_.back()); }
+  bool must_copy(int64_t n) const { return n > 0 && length_ % page_size_ != 0 && pool_->references(pages_.back()) > 1; }
 
   std::shared_ptr<PagePool> pool_;
   int page_size_;

@@ -84,7 +84,8 @@ class CudaExecutor final : public Executor {
     std::lock_guard lock(running_);
     stream_.use();
     auto& b = static_cast<CudaBranch&>(branch);
-    check_append(b, ids);
+    check_append(spec_, b, ids);
+    if (!b.pool->has_room(b.pages.pages_to_extend(static_cast<int64_t>(ids.size())))) b.pool->refuse();
     if (b.kept > 0) throw Error("E_PREFILL", "this branch has dropped tokens; a dense prefill cannot follow");
     if (h2o_prefill) check_collecting(b, b.summed);
     const auto total = static_cast<int64_t>(ids.size());
@@ -105,16 +106,16 @@ class CudaExecutor final : public Executor {
     std::lock_guard lock(running_);
     stream_.use();
     int64_t total = 0;
-    std::map<const KvPool*, int64_t> pages;  // that all requests together take
+    std::map<const KvPool*, std::vector<PageTable::Extension>> extensions;
     for (const FeedRequest& r : requests) {
       const auto& b = static_cast<CudaBranch&>(*r.branch);
-      check_append(b, r.ids);
+      check_append(spec_, b, r.ids);
       const auto rows = static_cast<int64_t>(r.ids.size());
       total += rows;
-      pages[b.pool.get()] += b.pages.pages_to_extend(rows);
+      extensions[b.pool.get()].push_back({&b.pages, rows});
     }
-    for (const auto& [pool, count] : pages) {
-      if (!pool->has_room(count)) pool->refuse();
+    for (const auto& [pool, all] : extensions) {
+      if (!pool->has_room(PageTable::pages_to_extend(all))) pool->refuse();
     }
     check_feed(spec_, requests);
     for (const FeedRequest& r : requests) {
@@ -166,11 +167,6 @@ class CudaExecutor final : public Executor {
     if (spec.random_weights == "fp16") return DeviceWeights(spec, Half::fp16, stream);
     if (spec.random_weights == "int4") return DeviceWeights(spec, Half::fp16, stream, 128);
     return DeviceWeights(spec, Weights::map(spec), stream);
-  }
-
-  void check_append(const CudaBranch& b, std::span<const int32_t> ids) const {
-    quest::check_append(spec_, b, ids);
-    if (!b.pool->has_room(b.pages.pages_to_extend(static_cast<int64_t>(ids.size())))) b.pool->refuse();
   }
 
   const ModelSpec spec_;

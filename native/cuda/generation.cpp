@@ -34,9 +34,9 @@ struct Generation {
 
   // Whether the cache has the pages that one more token of each takes.
   bool has_room(std::span<const size_t> live) const {
-    int64_t pages = 0;
-    for (size_t i : live) pages += branches[i]->pages.pages_to_extend(1);
-    return branches[live[0]]->pool->has_room(pages);
+    std::vector<PageTable::Extension> all;
+    for (size_t i : live) all.push_back({&branches[i]->pages, 1});
+    return branches[live[0]]->pool->has_room(PageTable::pages_to_extend(all));
   }
 
   // Sends a step of these branches with the last tokens taken, or, fed, with those that the step before it chooses.

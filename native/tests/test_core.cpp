@@ -65,6 +65,35 @@ TEST(PageTable, ShrinksToTheStateBefore) {
   EXPECT_EQ(base.pages_to_extend(1), 0);
 }
 
+TEST(PageTable, TheLastSharerOfAnOpenPageNeedsNoCopy) {
+  const auto pool = std::make_shared<PagePool>([](int32_t) {});
+  // What was said is what is then taken, whoever goes first.
+  const auto extend = [&](const std::vector<std::pair<PageTable*, int64_t>>& all) {
+    std::vector<PageTable::Extension> extensions;
+    for (const auto& [table, n] : all) extensions.push_back({table, n});
+    const int64_t said = PageTable::pages_to_extend(extensions), before = pool->in_use();
+    for (const auto& [table, n] : all) table->extend(n);
+    EXPECT_EQ(pool->in_use() - before, said);
+    return said;
+  };
+  PageTable base(pool, 16), other(pool, 16);
+  base.extend(20);
+  other.extend(17);
+  {
+    PageTable a(base), b(base);
+    EXPECT_EQ(extend({{&a, 1}, {&b, 1}}), 2) << "the base still has the page";
+  }
+  PageTable a(base), b(base), of_other(other);
+  EXPECT_EQ(extend({{&a, 13}, {&other, 1}, {&base, 1}, {&of_other, 1}, {&b, 12}}), 4) << "two copies and a new page; one copy";
+  PageTable c(a), d(base);
+  EXPECT_EQ(extend({{&a, 1}, {&c, 0}}), 1) << "who takes no token keeps the page";
+  PageTable full(pool, 16);
+  full.extend(32);
+  PageTable e(full);
+  EXPECT_EQ(extend({{&e, 1}, {&full, 17}}), 3) << "a full page is shared for good";
+  EXPECT_EQ(extend({}), 0);
+}
+
 TEST(PageTable, ARefusedPageChangesNothing) {
   auto pool = std::make_shared<PagePool>([](int32_t id) {
     if (id >= 4) throw Error("E_MEMORY", "full");

@@ -282,4 +282,29 @@ TEST(Generation, FullCache) {
   EXPECT_EQ(seen.size(), 1u);
 }
 
+// Two forks alone with their open page, and one page left: the second to write needs no copy.
+TEST(Generation, TheLastPageIsEnoughForTwoForks) {
+  QUEST_NEEDS_GPU();
+  for (const bool feeds : {false, true}) {
+    Prefilled p;
+    const auto a = p.fork({}), b = p.fork({});
+    p.base.reset();
+    auto hog = p.executor->create(8);
+    hog->pages.extend((a->pool->capacity() - a->pool->pages()->in_use() - 1) * 8);
+    const std::vector<int32_t> id{5};
+    if (feeds) {
+      FeedRequest requests[2];
+      requests[0].branch = a.get(), requests[1].branch = b.get();
+      requests[0].ids = requests[1].ids = id;
+      p.executor->feed(requests, p.job);
+    } else {
+      Branch* both[] = {a.get(), b.get()};
+      p.executor->generate(both, {2, {}, {}}, kNobody, p.job);
+    }
+    EXPECT_EQ(a->pool->pages()->in_use(), a->pool->capacity());
+    EXPECT_EQ(a->length(), 38);
+    expect_same(p.model.spec, *a, *b, feeds ? "fed" : "generated");
+  }
+}
+
 }  // namespace quest::cuda::test
