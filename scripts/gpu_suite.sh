@@ -42,6 +42,21 @@ step() {
   return $code
 }
 
+# How many tests of a step ran, and why others did not. Tests that found no GPU have checked nothing: the suite fails.
+count() {
+  local log=$logs/$1.log total skipped
+  total=$(sed -n 's/^\[==========\] \([0-9]*\) tests\{0,1\} from .* ran\..*/\1/p' "$log")
+  skipped=$(sed -n 's/^\[  SKIPPED \] \([0-9]*\) test.*listed below.*/\1/p' "$log")
+  [ -n "$total" ] || { echo "$1: the tests did not come to their end" && failed=1 && return; }
+  echo "$1: $((total - ${skipped:-0})) tests ran, ${skipped:-0} skipped"
+  # GoogleTest has the reason in the line after "FILE:LINE: Skipped".
+  sed -n '/: Skipped$/{n;p}' "$log" | sort | uniq -c | while read -r n reason; do echo "$1:   $n skipped: $reason"; done
+  if [ "$total" = "${skipped:-0}" ] || sed -n '/: Skipped$/{n;p}' "$log" | grep -qx 'no GPU'; then
+    failed=1
+    echo "$1: FAILED, nothing was tested on a GPU: see nvidia-smi and $log"
+  fi
+}
+
 build() {
   local jobs
   jobs=$(nproc)
@@ -76,8 +91,7 @@ for part in $parts; do
   case $part in
   tests)
     step tests "$tests"
-    skipped=$(sed -n 's/^\[  SKIPPED \] \([0-9]*\) test.*listed below.*/\1/p' "$logs/tests.log")
-    echo "tests: ${skipped:-0} skipped (no GPU, no golden vectors: pack_gpu.js --golden, or no room)"
+    count tests
     ;;
   sanitizer)
     if command -v compute-sanitizer >/dev/null; then
@@ -85,7 +99,9 @@ for part in $parts; do
       export QUEST_SMALL_SHAPES=1
       step memcheck compute-sanitizer --tool memcheck --error-exitcode 9 "$tests" \
         --gtest_filter='-Golden*:Executor*:Generation.Ahead*:Generation.Stops*:Generation.Cancelled*'
+      count memcheck
       step racecheck compute-sanitizer --tool racecheck --error-exitcode 9 "$tests" --gtest_filter='-Golden*:Executor*:Generation*:Families*:MemoryPlan*'
+      count racecheck
       unset QUEST_SMALL_SHAPES
     else
       echo "compute-sanitizer is not on this machine: memory and race checks are skipped"
