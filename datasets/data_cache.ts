@@ -15,10 +15,7 @@ export type { DatasetName } from './catalog.js';
 export { dataDir } from './data_cache_places.js';
 
 /** `files` are tasks (`qasper`, `qasper_e`) or book ids; all of the dataset when left out. */
-export type EnsureOptions = Omit<PullOptions, 'force' | 'dryRun'> & {
-  /** Why nothing may be pulled now, e.g. `--dry-run is given`. */
-  forbid?: string;
-};
+export type EnsureOptions = Omit<PullOptions, 'force'>;
 
 export interface FoundDataset {
   /** The data folder. */
@@ -29,7 +26,8 @@ export interface FoundDataset {
 
 /**
  * The files of a dataset, pulled now if they are not there. Says how much first. Never pulls in continuous integration or
- * when the environment forbids the network: then, and when the network fails, the error says what to do by hand.
+ * when the environment forbids the network: then, and when the network fails, the error says what to do by hand. A dry run
+ * says how much and downloads nothing either; an archive that is there is unpacked all the same.
  */
 export async function ensureDataset(name: DatasetName, options: EnsureOptions = {}): Promise<FoundDataset> {
   const env = options.env ?? process.env;
@@ -41,17 +39,13 @@ export async function ensureDataset(name: DatasetName, options: EnsureOptions = 
   const missing = wanted.filter((key) => !found.has(key));
   if (missing.length === 0) return { dir, files: found };
   const archive = name === 'longbench' && (await exists(longbenchArchive(dir, env).file));
-  const variable = noFirstUseSwitch(env);
-  const forbidden = options.forbid ?? (variable === undefined ? undefined : `${variable} is set`);
+  const forbidden = noFirstUseSwitch(env);
+  const refuse = (reason: string, missing: string[]) => missingError(dataset, dir, missing, env, reason);
   if (forbidden !== undefined && !archive)
-    throw missingError(
-      dataset,
-      dir,
-      missing,
-      env,
-      `${forbidden}, so that nothing is downloaded on first use`,
-    );
-  const { files, absent } = await pullDataset(name, options);
-  if (absent.length > 0) throw missingError(dataset, dir, absent, env, 'its source does not have it');
+    throw refuse(`${forbidden} is set, so that nothing is downloaded on first use`, missing);
+  const dryRun = options.dryRun === true && !archive;
+  const { files, absent } = await pullDataset(name, { ...options, dryRun });
+  if (dryRun) throw refuse('--dry-run is given, so that nothing is downloaded', missing);
+  if (absent.length > 0) throw refuse('its source does not have it', absent);
   return { dir, files };
 }

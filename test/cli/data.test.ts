@@ -142,6 +142,27 @@ test('offline: what to download, from where, and where to put it', async () => {
   expect((await data(dir, ['verify', 'longbench'])).stderr).toContain('their source published no checksum');
 });
 
+test.each([
+  ['longbench', ['--task', 'qasper'], /LongBench.* MB/, 'longbench/data.zip'],
+  ['ppl', ['--dataset', 'pg19'], /PG-19.* MB/, 'pg19/test/10146.txt'],
+  ['analyze', ['sparsity', '--books', '10146'], /PG-19.* MB/, 'pg19/test/10146.txt'],
+])(
+  'a dry run of quest %s says how much data it would pull, and pulls none',
+  async (command, args, size, place) => {
+    serve(archive);
+    const dir = tempFolder();
+    const env = { CI: '', QUEST_DATA: dir, HF_ENDPOINT: server.url, QUEST_PG19_ENDPOINT: server.url };
+    const before = server.seen.length;
+    const dry = await quest([command, ...args, '--dry-run'], { env });
+    expect(dry.stderr).toMatch(size);
+    expect(dry.stderr).toContain(`is not in ${dir}, and --dry-run is given, so that nothing is downloaded`);
+    expect(dry.stderr).toContain(`put it at ${dir}/${place}`);
+    expect(dry.code).toBe(3);
+    expect(server.seen.slice(before).filter(({ path }) => /zip$|txt$/.test(path))).toEqual([]);
+    expect(readdirSync(dir)).toEqual([]);
+  },
+);
+
 test('wrong bytes: one error, a hint, exit code 3', async () => {
   serve(archive);
   server.on(ZIP, (q, r) => sendFile(q, r, bytes(archive.length)));

@@ -1,7 +1,6 @@
 /** quest analyze sparsity|recall: the paper's Figures 3 and 4 on any model. */
 import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
-import { openTexts } from '../../../datasets/texts.js';
 import { createRecallTask, runRecall } from '../../../eval/analysis_recall.js';
 import { recallCells, sparsityCells } from '../../../eval/analysis_results.js';
 import { checkSparsityOptions, createSparsityTask, runSparsity } from '../../../eval/analysis_sparsity.js';
@@ -34,7 +33,7 @@ import { writeManifest } from '../manifest.js';
 import { estimateMemory } from '../memory.js';
 import { methodSettings, openRun, promptCache } from '../session.js';
 import type { Settings } from '../settings.js';
-import { textRequest } from './ppl.js';
+import { openNamedTexts } from './ppl.js';
 
 const ANALYSES = ['sparsity', 'recall'] as const;
 type Analysis = (typeof ANALYSES)[number];
@@ -138,7 +137,7 @@ async function sparsity(context: CommandContext): Promise<number> {
     }
     return makeCell(name, options.tokens, { ...methodSettings(settings), skipLayers: 0 });
   });
-  const source = await openTexts(textRequest(context, settings));
+  const source = await openNamedTexts(context, settings);
   const tokenizer = await checkpoint.tokenizer();
   const evaluation = {
     context,

@@ -48,11 +48,10 @@ async function openSets(context: CommandContext, tasks: string[], even: boolean)
   }
   const { ensureDataset } = await import('../../../datasets/data_cache.js');
   const keys = tasks.map((task) => longBenchKey(task, even));
-  // A dry run reads what is there and downloads nothing.
-  const env = settings.flag('dry-run') ? { ...process.env, QUEST_OFFLINE: '1' } : process.env;
+  const dryRun = settings.flag('dry-run');
   try {
     const { files } = await withTransfer(context, 'LongBench', (transfer) =>
-      ensureDataset('longbench', { data, files: keys, env, ...transfer }),
+      ensureDataset('longbench', { data, files: keys, dryRun, ...transfer }),
     );
     return tasks.map((task, i) => openLongBenchFile(files.get(keys[i]!)!, task, limit));
   } catch (error) {

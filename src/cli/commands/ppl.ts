@@ -1,7 +1,7 @@
 /** quest ppl: running perplexity of long texts through KV methods, the paper's Figure 6 on any model. */
 import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
-import { openTexts, type TextRequest } from '../../../datasets/texts.js';
+import { openTexts, type TextRequest, type TextSource } from '../../../datasets/texts.js';
 import { type Cell, cellOptions } from '../../../eval/methods.js';
 import {
   checkPerplexityOptions,
@@ -31,18 +31,21 @@ import { writeManifest } from '../manifest.js';
 import { estimateMemory, type MemoryEstimate } from '../memory.js';
 import { fitsWithRoom, openRun, promptCache, tableCells } from '../session.js';
 import type { Settings } from '../settings.js';
+import { withTransfer } from '../transfer.js';
 
-/** The texts that `--dataset`, `--books`, `--text` and `--data` name. */
-export function textRequest(context: CommandContext, settings: Settings): TextRequest {
+/** The texts that `--dataset`, `--books`, `--text` and `--data` name; books that are not there are pulled, with progress. */
+export function openNamedTexts(context: CommandContext, settings: Settings): Promise<TextSource> {
   const books = settings.source('books') === 'default' ? undefined : settings.names('books');
-  return {
-    dataset: settings.maybeString('dataset') as TextRequest['dataset'],
-    file: settings.maybeString('text'),
-    books,
-    data: settings.maybeString('data'),
-    signal: context.signal,
-    note: context.out.note,
-  };
+  return withTransfer(context, 'PG-19', (transfer) =>
+    openTexts({
+      dataset: settings.maybeString('dataset') as TextRequest['dataset'],
+      file: settings.maybeString('text'),
+      books,
+      data: settings.maybeString('data'),
+      dryRun: settings.flag('dry-run'),
+      ...transfer,
+    }),
+  );
 }
 
 function readOptions(context: CommandContext, settings: Settings, checkpoint: Checkpoint) {
@@ -111,7 +114,7 @@ export async function run(context: CommandContext): Promise<number> {
   }
   const { tokens, window, stride } = readOptions(context, settings, checkpoint);
   const cells = tableCells(settings, checkpoint);
-  const source = await openTexts(textRequest(context, settings));
+  const source = await openNamedTexts(context, settings);
   const tokenizer = await checkpoint.tokenizer();
   const longest = Math.min(tokens, window);
   const lockstep = lockstepCells(settings, checkpoint, cells, longest);
