@@ -226,6 +226,7 @@ Napi::Object to_js(Napi::Env env, const GpuReport& report) {
     g.Set("freeBytes", static_cast<double>(gpu.free_bytes));
     g.Set("computeCapability", std::to_string(gpu.major) + "." + std::to_string(gpu.minor));
     g.Set("multiprocessors", gpu.multiprocessors);
+    g.Set("mps", gpu.mps);
     put(g, "problem", gpu.problem);
     gpus.Set(i, g);
   }

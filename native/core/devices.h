@@ -15,6 +15,7 @@ struct GpuInfo {
   int64_t memory_bytes = 0, free_bytes = 0;
   int major = 0, minor = 0;  // compute capability
   int multiprocessors = 0;
+  bool mps = false;     // processes share it through MPS
   std::string problem;  // empty when it can be used
 };
 

@@ -47,7 +47,9 @@ class CudaExecutor final : public Executor {
 
   ExecutorInfo info() const override {
     const int64_t per_token = spec_.n_layers * spec_.n_kv_heads * 2 * spec_.head_dim * 2;
-    return {device_, 0, "", weights_.bytes(), per_token, per_token, name_ + ", " + forward_.matrix_library()};
+    const std::string& why = forward_.unchained();
+    const std::string unchained = why.empty() ? "" : ", 4-bit products one by one (" + why + ")";
+    return {device_, 0, "", weights_.bytes(), per_token, per_token, name_ + ", " + forward_.matrix_library() + unchained};
   }
 
   std::shared_ptr<Branch> create(int page_size) override {

@@ -30,7 +30,7 @@ bool flag(const char* name, bool otherwise) {
   return v ? std::strcmp(v, "0") != 0 : otherwise;
 }
 
-constexpr int kMaxDevices = 64;
+constexpr size_t kMaxDevices = 64;
 std::atomic_flag chain_owners[kMaxDevices];
 
 bool is_evictor(const CudaBranch& b) { return method_info(b.method.method).kind == MethodKind::evictor; }
@@ -70,9 +70,21 @@ Forward::Forward(const ModelSpec& spec, const DeviceWeights& weights, cudaStream
     slot.next_ids.resize(static_cast<size_t>(kStepRows));
     check(cudaEventCreateWithFlags(&slot.done, cudaEventDisableTiming), "cudaEventCreate");
   }
-  // The blocks of a chain wait for each other: two chains at once could each hold half of a GPU for ever, so one Forward of the process has
-  // them on each. (Like the fused kernel, chains are Hopper's own code.)
-  chains_ = major >= 9 && sparse_fuses() && flag("QUEST_CUDA_CHAINS", true) && device < kMaxDevices && !chain_owners[device_].test_and_set();
+  const bool four_bits = std::any_of(weights_.layers.begin(), weights_.layers.end(), [](const DeviceLayer& l) { return l.o.group > 0; });
+  if (!four_bits) return;
+  unchained_ = take_chains(major);
+  chains_ = unchained_.empty();
+}
+
+// The blocks of a chain wait for each other: two chains at once could each hold half of a GPU for ever. So one Forward of the process
+// has them on each, and only where all blocks are there at once. Returns why this one has not.
+std::string Forward::take_chains(int major) const {
+  if (!flag("QUEST_CUDA_CHAINS", true)) return "QUEST_CUDA_CHAINS is 0";
+  if (major < 9 || !sparse_fuses()) return "the GPU or this build lacks Hopper's code";  // as for the fused kernel
+  const std::string refusal = int4_chain_refusal(static_cast<int>(std::max({spec_.hidden, spec_.ffn, spec_.n_heads * spec_.head_dim})), sms_);
+  if (!refusal.empty()) return refusal;
+  if (device_ >= kMaxDevices || chain_owners[device_].test_and_set()) return "another model of this process runs them in chains";
+  return "";
 }
 
 Forward::~Forward() {
@@ -99,7 +111,7 @@ bool Forward::chain(std::span<const Product> products) {
   p.barrier = barrier_.get();
   for (size_t i = 0; i < products.size(); ++i) {
     const int64_t group = products[i].weight->group;
-    if (products[i].rows != 1 || group == 0 || group != products[0].weight->group || !int4_gemv_chains(static_cast<int>(products[i].k))) return false;
+    if (products[i].rows != 1 || group == 0 || group != products[0].weight->group) return false;
     p.products[i] = int4_gemv_of(products[i]);
   }
   int4_gemv_chain(p, launch_here());

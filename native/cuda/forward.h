@@ -7,6 +7,7 @@
 
 #include <deque>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "core/executor.h"
@@ -61,6 +62,8 @@ class Forward {
   void forget_graphs() { step_graphs_.clear(); }
 
   const char* matrix_library() const { return blas_.name(); }
+  // Why the 4-bit products of one row do not run in chains; empty where they do, and without such weights.
+  const std::string& unchained() const { return unchained_; }
 
  private:
   void append(Pass& pass);
@@ -79,6 +82,7 @@ class Forward {
     int64_t n, k;
     Epilogue epilogue;
   };
+  std::string take_chains(int major) const;
   GemvParams gemv_of(const Product& p) const;
   Int4GemvParams int4_gemv_of(const Product& p) const;
   // Products of one row after each other, in one kernel where they allow it. False: nothing was enqueued.
@@ -103,6 +107,7 @@ class Forward {
   bool overlap_ = false;
   bool clusters_ = false;
   bool chains_ = false;  // products of single rows in one kernel
+  std::string unchained_;
   bool graphs_ = true;
 
   // [kMaxRows, ...]: residual stream fp32; half: its norm, projections, rotated sink queries, attention output, feed-forward.

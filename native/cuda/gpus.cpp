@@ -59,6 +59,9 @@ GpuReport gpu_report() {
       gpu.major = properties.major;
       gpu.minor = properties.minor;
       gpu.multiprocessors = properties.multiProcessorCount;
+      int mps = 0;
+      cudaDeviceGetAttribute(&mps, cudaDevAttrMpsEnabled, i);
+      gpu.mps = mps != 0;
       // The first call on a GPU that needs it to be free and alive.
       if (cudaSetDevice(i) != cudaSuccess || cudaMemGetInfo(&free, &total) != cudaSuccess) {
         gpu.problem = cudaGetErrorString(cudaGetLastError());

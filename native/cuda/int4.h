@@ -45,8 +45,8 @@ struct Int4GemvChainParams {
   unsigned* barrier;  // 0 before the first chain; theirs alone
 };
 void int4_gemv_chain(const Int4GemvChainParams&, const Launch&);
-// Whether inputs of so many columns fit.
-bool int4_gemv_chains(int most_columns);
+// Why a chain of `blocks` blocks over inputs of up to so many columns must not run on the current GPU; empty where it may.
+std::string int4_chain_refusal(int most_columns, int blocks);
 
 // One projection as AutoAWQ stores it (core/awq.h), on the device.
 struct AwqPart {

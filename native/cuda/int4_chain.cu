@@ -16,6 +16,9 @@
 // Bytes: 0.53 n k of each product, once. A layer of Llama-2-7B: 107.5 MB, 35 us at 3.09 TB/s.
 // Measured on an H100: 51 us, against 61 us for the four kernels.
 // Test: quest_cuda_tests --gtest_filter='Int4Chain*'.
+#include <algorithm>
+#include <string>
+
 #include "cuda/grid_barrier.cuh"
 #include "cuda/int4_unit.cuh"
 #include "cuda/warp_ring.cuh"
@@ -160,7 +163,18 @@ void launch_groups(const Int4GemvChainParams& p, const Launch& how) {
 
 }  // namespace
 
-bool int4_gemv_chains(int most_columns) { return shared_bytes<4>(most_columns) <= shared_limit(); }
+std::string int4_chain_refusal(int most_columns, int blocks) {
+  int device = 0, mps = 0;
+  check(cudaGetDevice(&device), "cudaGetDevice");
+  check(cudaDeviceGetAttribute(&mps, cudaDevAttrMpsEnabled, device), "cudaDeviceGetAttribute");
+  if (mps != 0) return "processes share the GPU through MPS";  // and their chains' blocks each other's places
+  if (shared_bytes<4>(most_columns) > shared_limit()) return "inputs of " + std::to_string(most_columns) + " columns do not fit in shared memory";
+  const int resident = std::min({resident_blocks("int4_gemv_chain", int4_chain_kernel<1>, kThreads, shared_bytes<1>(most_columns)),
+                                 resident_blocks("int4_gemv_chain", int4_chain_kernel<2>, kThreads, shared_bytes<2>(most_columns)),
+                                 resident_blocks("int4_gemv_chain", int4_chain_kernel<4>, kThreads, shared_bytes<4>(most_columns))});
+  if (resident < blocks) return std::to_string(resident) + " of " + std::to_string(blocks) + " blocks fit on the GPU at once";
+  return "";
+}
 
 void int4_gemv_chain(const Int4GemvChainParams& p, const Launch& how) {
   if (p.products[0].group == 128) return launch_groups<1>(p, how);

@@ -39,6 +39,22 @@ inline size_t shared_limit() {
   return static_cast<size_t>(bytes);
 }
 
+// Blocks of a kernel that the current GPU holds at once.
+template <class Params>
+int resident_blocks(const char* name, void (*kernel)(Params), unsigned threads, size_t shared_bytes) {
+  int device = 0, sms = 0, each = 1;  // emulated: one
+  check(cudaGetDevice(&device), "cudaGetDevice");
+  check(cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device), "cudaDeviceGetAttribute");
+#ifdef QUEST_EMULATE
+  (void)name, (void)kernel, (void)threads, (void)shared_bytes;
+#else
+  const auto* function = reinterpret_cast<const void*>(kernel);
+  check(cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes)), name);
+  check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&each, function, static_cast<int>(threads), shared_bytes), name);
+#endif
+  return each * sms;
+}
+
 // One kernel over one plain Params struct. cluster: blocks along x that form a cluster (sm_90 and newer; up to 8), or 0.
 template <class Params>
 void launch(const Launch& how, const char* name, void (*kernel)(Params), dim3 grid, unsigned threads, size_t shared_bytes,

@@ -173,6 +173,8 @@ export interface NativeGpu {
   freeBytes: number;
   computeCapability: string;
   multiprocessors: number;
+  /** Processes share it. */
+  mps: boolean;
   /** Why it cannot be used. */
   problem?: string;
 }

@@ -237,6 +237,18 @@ TEST(Int4Chain, EqualsTheProductsOneByOne) {
   }
 }
 
+// All blocks of a chain must be on the GPU at once: one on each multiprocessor, no more.
+TEST(Int4Chain, RefusesMoreBlocksThanTheGpuHolds) {
+  QUEST_NEEDS_GPU();
+  int major = 0, sms = 0;
+  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0), "cudaDeviceGetAttribute");
+  check(cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, 0), "cudaDeviceGetAttribute");
+  if (major < 9) GTEST_SKIP() << "chains are for compute capability 9.0 and newer";
+  EXPECT_EQ(int4_chain_refusal(11008, sms), "");
+  EXPECT_EQ(int4_chain_refusal(11008, sms + 1), std::to_string(sms) + " of " + std::to_string(sms + 1) + " blocks fit on the GPU at once");
+  EXPECT_EQ(int4_chain_refusal(1 << 20, sms), "inputs of 1048576 columns do not fit in shared memory");
+}
+
 // The checks above would see one wrong nibble.
 TEST(Int4, TeethOneNibble) {
   QUEST_NEEDS_GPU();

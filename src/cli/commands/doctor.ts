@@ -38,7 +38,7 @@ function gpuLines({ compiled, driver, matrixLibrary, problem, gpus }: NativeGpuR
   return [
     ['cuda', 'ok', `driver for CUDA ${driver}${products}`],
     ...gpus.map((gpu): Line => {
-      const facts = `${gpu.name}, compute capability ${gpu.computeCapability}, ${gpu.multiprocessors} multiprocessors, ${formatBytes(gpu.memoryBytes)}, of which ${formatBytes(gpu.freeBytes)} are free`;
+      const facts = `${gpu.name}, compute capability ${gpu.computeCapability}, ${gpu.multiprocessors} multiprocessors, ${formatBytes(gpu.memoryBytes)}, of which ${formatBytes(gpu.freeBytes)} are free${gpu.mps ? '; processes share it through MPS, so 4-bit products run one by one' : ''}`;
       return [
         `cuda:${gpu.index}`,
         gpu.problem === undefined ? 'ok' : '-',
