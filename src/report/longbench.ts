@@ -184,7 +184,7 @@ export function longBenchNotes(report: LongBenchReport): string[] {
   for (const { task, samples, truncated } of report.tasks) {
     if (truncated > 0)
       notes.push(
-        `${task}: ${truncated} of ${plural(samples, 'prompt was', 'prompts were')} longer than the limit and lost their middle`,
+        `${task}: the middle of ${truncated} of ${plural(samples, 'prompt')} was left out (longer than the limit)`,
       );
   }
   const never = new Map<string, { name: string; hits: number; samples: number }>();

@@ -136,7 +136,7 @@ describe('tables', () => {
         "|average            |Full          |     |      |40.23|",
         "|                   |Quest         |36.06|40.23*|     |",
         "",
-        "qasper: 1 of 3 prompts were longer than the limit and lost their middle",
+        "qasper: the middle of 1 of 3 prompts was left out (longer than the limit)",
         "",
         "* never attended fewer tokens than the cache held, so it was the same as full there: quest 1024 in 1 of 4 samples",
         "",
@@ -162,7 +162,7 @@ describe('tables', () => {
 
   test('notes: truncated prompts, methods without effect, the paper, and loudly the sample', () => {
     expect(longBenchNotes(report)).toEqual([
-      'qasper: 1 of 3 prompts were longer than the limit and lost their middle',
+      'qasper: the middle of 1 of 3 prompts was left out (longer than the limit)',
       '* never attended fewer tokens than the cache held, so it was the same as full there: quest 1024 in 1 of 4 samples',
       expect.stringMatching(/^paper: Figure 7, LongChat/),
     ]);
