@@ -98,9 +98,9 @@ for part in $parts; do
       # The executor launches no kernel that has no test of its own: one generation of every method shows its buffers' sizes.
       export QUEST_SMALL_SHAPES=1
       step memcheck compute-sanitizer --tool memcheck --error-exitcode 9 "$tests" \
-        --gtest_filter='-Golden*:Executor*:Generation.Ahead*:Generation.Stops*:Generation.Cancelled*'
+        --gtest_filter='-Golden*:Executor*:Switches*:Generation.Ahead*:Generation.Stops*:Generation.Cancelled*'
       count memcheck
-      step racecheck compute-sanitizer --tool racecheck --error-exitcode 9 "$tests" --gtest_filter='-Golden*:Executor*:Generation*:Families*:MemoryPlan*'
+      step racecheck compute-sanitizer --tool racecheck --error-exitcode 9 "$tests" --gtest_filter='-Golden*:Executor*:Switches*:Generation*:Families*:MemoryPlan*'
       count racecheck
       unset QUEST_SMALL_SHAPES
     else
