@@ -48,7 +48,7 @@ export const LONGBENCH_OPTIONS: readonly OptionSpec[] = [
     type: 'int',
     min: 64,
     placeholder: 'TOKENS',
-    help: 'longer prompts lose their middle (default: what the model holds beside the answer; 31500 for LongChat)',
+    help: 'prompts of more tokens, BOS counted and the chat format not, lose their middle (default: what the model holds beside the answer; 31500 for LongChat)',
   }),
   option({
     name: 'chat',

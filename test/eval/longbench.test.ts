@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto';
 import { describe, expect, test } from 'vitest';
 import type { LongBenchRow, LongBenchSet } from '../../datasets/longbench.js';
 import { openLongBenchSample } from '../../datasets/longbench_sample.js';
@@ -121,7 +122,32 @@ describe('prompts', () => {
     expect(decode(Int32Array.of(...prefillIds, ...stepIds))).toBe(wanted);
     expect(wanted).toMatch(/^You are given a scientific article/);
     expect(wanted).toMatch(/Question: Who\?\n\nAnswer:$/);
-    expect(Math.abs(prefillIds.length + stepIds.length - 400)).toBeLessThan(8);
+    expect(prefillIds.length + stepIds.length).toBeLessThanOrEqual(400);
+  });
+
+  test('no prompt that was cut has more tokens than the limit, and where the halves fit they are kept', () => {
+    let shortened = 0;
+    for (const task of ['qasper', 'gov_report', 'lcc', 'dureader', 'passage_retrieval_zh']) {
+      const set = openLongBenchSample(task, 1);
+      const text = fillPrompt(taskPrompt(task).prompt, set.row(0));
+      const ids = tokenizer.encode(text);
+      const decode = (part: Int32Array) => tokenizer.decode(part, { skipSpecial: true });
+      for (const limit of [700, 701, 999, 1000, 1500]) {
+        const built = build(task, set.row(0), limit, 32_768);
+        const tokens = built.prefillIds.length + built.stepIds.length;
+        expect(built.truncated).toBe(true);
+        expect(tokens).toBeLessThanOrEqual(limit);
+        expect(tokens).toBeGreaterThan(limit - 12);
+        const half = Math.floor(limit / 2);
+        const halves = decode(ids.slice(0, half)) + decode(ids.slice(-half));
+        const { context, question } = splitQuestion(task, halves);
+        const asFed = tokenizer.encode(context).length + tokenizer.encode(question, { bos: false }).length;
+        const hash = createHash('sha256').update(halves).digest('hex').slice(0, 16);
+        expect(built.hash === hash).toBe(asFed <= limit);
+        if (asFed > limit) shortened++;
+      }
+    }
+    expect(shortened).toBeGreaterThan(0);
   });
 
   test('the limit itself is not too long', () => {
