@@ -44,6 +44,14 @@ export const PROMPT_OPTIONS: readonly OptionSpec[] = [
     help: "with --instruction: the model's chat format where it has one, or none",
   }),
   command({
+    name: 'max-length',
+    type: 'int',
+    min: 64,
+    placeholder: 'TOKENS',
+    commands: PROMPTED,
+    help: 'a prompt of more tokens, instruction and chat format counted, loses the middle of its text',
+  }),
+  command({
     name: 'max-tokens',
     short: 'n',
     type: 'int',

@@ -1,4 +1,5 @@
 /** The prompt of generate and demo: a text, an instruction after it, and the model's chat format around both. */
+import { cutMiddle } from '../../eval/cut_middle.js';
 import { QuestError } from '../errors.js';
 import { type ChatTemplate, findChatTemplate } from '../model/chat.js';
 import type { Checkpoint, Tokenizer } from '../model/index.js';
@@ -68,25 +69,53 @@ export function composePrompt(
     : { prefillIds, stepIds, format };
 }
 
-/** Reads and composes what the options say. */
-export async function readPrompt(settings: Settings, checkpoint: Checkpoint): Promise<Prompt> {
+const tokensOf = ({ prefillIds, stepIds }: Prompt): number => prefillIds.length + stepIds.length;
+
+/** Reads and composes what the options say. `note` hears how much of the text `--max-length` has left out. */
+export async function readPrompt(
+  settings: Settings,
+  checkpoint: Checkpoint,
+  note: (text: string) => void,
+): Promise<Prompt> {
   const text = await readPromptText(settings);
   const instruction = settings.maybeString('instruction');
   const chat =
     instruction === undefined || settings.string('chat') === 'none'
       ? undefined
       : await findChatTemplate(checkpoint);
-  return composePrompt(await checkpoint.tokenizer(), text, instruction, chat);
+  const tokenizer = await checkpoint.tokenizer();
+  const compose = (part: string) => composePrompt(tokenizer, part, instruction, chat);
+  const whole = compose(text);
+  const limit = settings.maybeNumber('max-length');
+  if (limit === undefined || tokensOf(whole) <= limit) return whole;
+  const cut = cutMiddle(text, limit, tokenizer, (part) => tokensOf(compose(part)));
+  if (cut === undefined)
+    throw new QuestError(
+      'E_CONTEXT',
+      `the instruction alone has more than the ${limit} tokens of --max-length`,
+      {
+        hint: 'use a longer --max-length or a shorter instruction',
+      },
+    );
+  const prompt = compose(cut);
+  note(`the prompt's ${tokensOf(whole)} tokens are cut to ${tokensOf(prompt)}: the text loses its middle`);
+  return prompt;
 }
 
 /** Refuses a prompt that leaves no room for the answer. */
 export function checkRoom(checkpoint: Checkpoint, prompt: Prompt, maxTokens: number): void {
-  const tokens = prompt.prefillIds.length + prompt.stepIds.length;
+  const tokens = tokensOf(prompt);
   const { maxContext } = checkpoint.spec;
+  const room = maxContext - maxTokens;
   if (tokens + maxTokens <= maxContext) return;
   throw new QuestError(
     'E_CONTEXT',
     `the prompt's ${tokens} tokens and ${maxTokens} new ones exceed the ${maxContext} that ${checkpoint.name} supports`,
-    { hint: 'use a shorter prompt or fewer --max-tokens' },
+    {
+      hint:
+        room >= 64
+          ? `use --max-length ${room} (the text loses its middle), a shorter prompt or fewer --max-tokens`
+          : 'use a shorter prompt or fewer --max-tokens',
+    },
   );
 }

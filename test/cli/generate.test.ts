@@ -65,6 +65,32 @@ describe.skipIf(!hasAddon)('quest generate', { timeout: 60_000 }, () => {
     expect(stderr).toMatch(/^quest 32 read \d+\.\d% of the KV cache$/m);
   });
 
+  test('a book is refused with the length that fits, which then loses its middle', async () => {
+    const book = join(folder, 'book.txt');
+    const line = 'It was the best of times, it was the worst of times. ';
+    writeFileSync(book, `THE BEGINNING\n${line.repeat(4000)}\nTHE END`);
+    const args = ['generate', '--prompt-file', book, '--instruction', 'Which words end it?', '--dry-run'];
+    const refused = await quest(args);
+    expect(refused.code).toBe(2);
+    const hint = /^hint: use --max-length (\d+) \(the text loses its middle\)/m.exec(refused.stderr);
+    expect(hint?.[1]).toBe(String(32_768 - 128));
+    const fits = await quest([...args, '--max-length', hint![1]!]);
+    expect(fits.code).toBe(0);
+    const cut = /^the prompt's \d+ tokens are cut to (\d+): the text loses its middle$/m.exec(fits.stderr);
+    const [, prefill, steps] = /^prefill (\d+) tokens, feed (\d+) /.exec(fits.stdout) ?? [];
+    expect(Number(prefill) + Number(steps)).toBe(Number(cut?.[1]));
+    expect(Number(cut?.[1])).toBeLessThanOrEqual(32_640);
+    expect(Number(cut?.[1])).toBeGreaterThan(32_600);
+    const ends = await quest([...args.slice(0, -1), '--max-length', '100', '--max-tokens', '1']);
+    expect(ends.code).toBe(0);
+    expect(ends.stderr).toMatch(/are cut to (100|9\d): /);
+    const tight = await quest([...args, '-i', 'Say it. '.repeat(90), '--max-length', '64']);
+    expect(tight.stderr).toMatch(/the instruction alone has more than the 64 tokens/);
+    expect(tight.code).toBe(2);
+    const short = await quest(['generate', '--prompt', prompt, '--max-length', '64', '--dry-run']);
+    expect(short.stderr).toBe('');
+  });
+
   test('a reader that goes away is no error', async () => {
     const result = await quest(['generate', '--prompt', prompt, '--max-tokens', '400', '--quiet'], {
       started: (child) => child.stdout?.once('data', () => child.stdout?.destroy()),

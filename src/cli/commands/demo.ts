@@ -21,7 +21,11 @@ const MIN_COLUMNS = 40;
 const MIN_ROWS = 10;
 
 /** The prompt of the options, or the first `--context` tokens of a novel to go on with. */
-async function choosePrompt(settings: Settings, checkpoint: Checkpoint): Promise<Prompt> {
+async function choosePrompt(
+  settings: Settings,
+  checkpoint: Checkpoint,
+  note: (text: string) => void,
+): Promise<Prompt> {
   if (['prompt', 'prompt-file', 'instruction'].some((name) => settings.maybeString(name) !== undefined)) {
     if (settings.source('context') !== 'default')
       throw new QuestError(
@@ -31,8 +35,12 @@ async function choosePrompt(settings: Settings, checkpoint: Checkpoint): Promise
           hint: 'leave one of them out',
         },
       );
-    return readPrompt(settings, checkpoint);
+    return readPrompt(settings, checkpoint, note);
   }
+  if (settings.source('max-length') !== 'default')
+    throw new QuestError('E_USAGE', '--max-length cuts a prompt, and none was given', {
+      hint: 'the length of the built-in text is --context',
+    });
   const tokenizer = await checkpoint.tokenizer();
   const room = checkpoint.spec.maxContext - settings.number('max-tokens');
   const context = settings.maybeNumber('context') ?? Math.max(1, Math.min(DEFAULT_CONTEXT, room));
@@ -94,7 +102,7 @@ export async function run(context: CommandContext): Promise<number> {
     });
   const cells = ['full', method].map((name) => singleCell(settings, checkpoint, name));
   const maxTokens = settings.number('max-tokens');
-  const prompt = await choosePrompt(settings, checkpoint);
+  const prompt = await choosePrompt(settings, checkpoint, out.note);
   checkRoom(checkpoint, prompt, maxTokens);
   const plan = { context, settings, checkpoint, prompt, cells, maxTokens };
   const { prefillIds, stepIds } = prompt;

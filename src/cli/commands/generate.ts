@@ -47,7 +47,7 @@ export async function run(context: CommandContext): Promise<number> {
   );
   const format = settings.string('format') as Format;
   const maxTokens = settings.number('max-tokens');
-  const prompt = await readPrompt(settings, checkpoint);
+  const prompt = await readPrompt(settings, checkpoint, out.note);
   checkRoom(checkpoint, prompt, maxTokens);
   const { prefillIds, stepIds } = prompt;
   const plan = { context, settings, checkpoint, prompt, cells, maxTokens };
