@@ -49,6 +49,7 @@ export async function findInHubCache(id: HubId, env: NodeJS.ProcessEnv = process
   const revision = id.revision === 'main' ? '' : ` --revision ${id.revision}`;
   throw new QuestError('E_HUB', `${what} is not in the hub cache ${cache}`, {
     hint: `fetch it with: quest model pull ${id.repo}${revision} (or hf download ${id.repo}${revision}; or point HF_HOME at the cache that holds it, or give a folder)`,
+    exitCode: 3,
   });
 }
 
