@@ -16,7 +16,7 @@ import {
 import { type RowGrid, runPlan } from '../../eval/runner.js';
 import { QuestError } from '../errors.js';
 import type { Checkpoint, Tokenizer } from '../model/index.js';
-import { ensureFolder, outputError } from '../report/files.js';
+import { outputError } from '../report/files.js';
 import type { DeviceInfo, Model } from '../runtime/index.js';
 import { plural } from '../words.js';
 import type { CommandContext } from './commands.js';
@@ -24,6 +24,7 @@ import { MANIFEST_NAME } from './manifest.js';
 import { describeMemory, estimateMemory, type MemoryEstimate } from './memory.js';
 import { clock, type Progress, startProgress } from './progress.js';
 import { kvTokenBytes, prefillFlops, roughRates } from './rough.js';
+import { makeRunFolder } from './run_folder.js';
 import { checkRunMemory, loadModel, presetNote, runDevice } from './session.js';
 import type { Settings } from './settings.js';
 import { refuseSweepFolder } from './sweep/store.js';
@@ -76,8 +77,8 @@ export function planMemory(evaluation: Evaluation): MemoryEstimate {
   });
 }
 
-/** A folder that cannot be written to is found before hours of work. */
-function checkFolder(folder: string): void {
+/** A folder that cannot be written to is found before hours of work. What it returns takes a bare folder back. */
+function openFolder(folder: string): (error: unknown) => void {
   try {
     if (existsSync(folder) && !statSync(folder).isDirectory()) {
       throw new QuestError('E_OUTPUT', `${folder} is a file, not a folder`, {
@@ -89,7 +90,7 @@ function checkFolder(folder: string): void {
     throw outputError(error, folder);
   }
   refuseSweepFolder(folder);
-  ensureFolder(folder);
+  return makeRunFolder(folder);
 }
 
 /** Whether the folder has rows or results that must not be mixed with another plan's. */
@@ -107,9 +108,10 @@ export async function evaluate(
   const memory = planMemory(evaluation);
   // Refused before anything is written. A finished run needs none; one that goes on is checked when it loads the model.
   if (!journalStarted(folder)) checkRunMemory(settings, checkpoint.spec, memory);
-  checkFolder(folder);
+  const takeBack = openFolder(folder);
   const unlock = lockFolder(folder);
   let model: Model | undefined;
+  let failure: unknown;
   try {
     const rows = readJournal(folder, plan.task.rowShape).length;
     checkFolderPlan(folder, plan, hasResults(folder, rows));
@@ -161,6 +163,7 @@ export async function evaluate(
     await finish(result);
     return result;
   } catch (error) {
+    failure = error;
     if (error instanceof QuestError && error.code === 'E_INTERRUPTED' && error.hint === undefined) {
       throw new QuestError(error.code, `interrupted; finished samples are kept in ${folder}`, {
         hint: 'the same command goes on from there',
@@ -172,6 +175,7 @@ export async function evaluate(
   } finally {
     model?.dispose();
     unlock();
+    if (failure !== undefined) takeBack(failure);
   }
 }
 

@@ -10,11 +10,11 @@ import {
   openBenchJournal,
 } from '../../../eval/efficiency/bench_journal.js';
 import { lockFolder } from '../../../eval/lock.js';
-import { ensureFolder } from '../../report/files.js';
 import type { DeviceInfo } from '../../runtime/index.js';
 import type { CommandContext } from '../commands.js';
 import { writeManifest } from '../manifest.js';
 import { startProgress } from '../progress.js';
+import { makeRunFolder } from '../run_folder.js';
 import { refuseSweepFolder } from '../sweep/store.js';
 
 export type BenchCase = BenchRow['case'];
@@ -58,8 +58,9 @@ export async function runBench<T>(
   const started = new Date();
   const folder = benchFolder(context, plan);
   refuseSweepFolder(folder);
-  ensureFolder(folder);
+  const takeBack = makeRunFolder(folder);
   const unlock = lockFolder(folder);
+  let failure: unknown;
   try {
     using journal = openBenchJournal(folder, plan.name, out.note);
     const device = deviceName(plan.device);
@@ -109,7 +110,11 @@ export async function runBench<T>(
       counts.computed > 0 ? `${counts.computed} cases in ${seconds.toFixed(1)} s` : 'all cases were there';
     out.note(`${worked}; tables, figures and manifest are in ${folder}`);
     return result;
+  } catch (error) {
+    failure = error;
+    throw error;
   } finally {
     unlock();
+    if (failure !== undefined) takeBack(failure);
   }
 }

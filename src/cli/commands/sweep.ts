@@ -4,13 +4,14 @@ import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { lockFolder } from '../../../eval/lock.js';
 import { QuestError } from '../../errors.js';
-import { ensureFolder, writeFileAtomic } from '../../report/files.js';
+import { writeFileAtomic } from '../../report/files.js';
 import { type SweepCell, sweepLongTable, sweepPanels, sweepWideTable } from '../../report/sweep.js';
 import { type Format, renderCsv, renderMarkdown } from '../../report/table.js';
 import { plural } from '../../words.js';
 import type { CommandContext } from '../commands.js';
 import { environment, MANIFEST_NAME } from '../manifest.js';
 import { startProgress } from '../progress.js';
+import { makeRunFolder } from '../run_folder.js';
 import type { Settings } from '../settings.js';
 import { readSweepFile } from '../sweep/file.js';
 import { parseDevices, runLocal } from '../sweep/local.js';
@@ -159,8 +160,9 @@ export async function run(context: CommandContext): Promise<number> {
     out.data(describeSweep(folder, units, slurm));
     return 0;
   }
-  ensureFolder(folder);
+  const takeBack = makeRunFolder(folder);
   const unlock = lockFolder(folder);
+  let failure: unknown;
   try {
     checkSweepFolder(folder, units);
     if (slurm === undefined && existsSync(join(folder, SLURM_FOLDER))) await refuseQueued(folder);
@@ -198,7 +200,11 @@ export async function run(context: CommandContext): Promise<number> {
         (failed > 0 ? `; ${failed} failed: what they said is in unit.log of their folders` : ''),
     );
     return failed > 0 ? 1 : 0;
+  } catch (error) {
+    failure = error;
+    throw error;
   } finally {
     unlock();
+    if (failure !== undefined) takeBack(failure);
   }
 }
