@@ -110,6 +110,11 @@ export async function run(context: CommandContext): Promise<number> {
       hint: 'use longer contexts or smaller budgets',
     });
   }
+  const idle = axes.budgets.filter((budget) => !cases.some((one) => one.case.budgetTokens === budget));
+  if (idle.length > 0 && ['command line', 'config file'].includes(settings.source('budget')))
+    out.note(
+      `left out: budget ${idle.join(', ')}, which holds no page, covers every context or has no kernel`,
+    );
   const rules = timingRules(settings);
   const plan: BenchPlan = {
     name: 'kernels',

@@ -179,6 +179,11 @@ export async function run(context: CommandContext): Promise<number> {
     );
   });
 
+  for (const [i, { id }] of source.books.entries()) {
+    const scored = result.grid[i]![0]!.step_tokens;
+    if (scored < tokens && settings.source('tokens') !== 'default')
+      context.out.note(`${id} ends before ${tokens} tokens: ${scored} are scored`);
+  }
   const format = settings.string('format') as Format;
   const forReaders = format === 'table' || format === 'md';
   await context.out.table(forReaders ? perplexityWideTable(report!) : perplexityLongTable(report!), format);
