@@ -6,6 +6,7 @@ import { createHash } from 'node:crypto';
 import { closeSync, openSync, readFileSync, readSync } from 'node:fs';
 import { QuestError } from '../src/errors.js';
 import { isObject, show } from '../src/model/fields.js';
+import { readError } from '../src/reading.js';
 import { PAPER_TASKS, TASK_NAMES, taskKind } from './longbench_tasks.js';
 
 export interface LongBenchRow {
@@ -100,11 +101,8 @@ export function openLongBenchFile(file: string, task: string, limit?: number): L
   try {
     bytes = readFileSync(file);
   } catch (cause) {
-    throw new QuestError('E_DATA', `cannot read ${file}: ${(cause as NodeJS.ErrnoException).code}`, {
-      hint: 'check the path and its permissions',
-      exitCode: 3,
-      cause,
-    });
+    const hint = 'check the path and its permissions';
+    throw readError(cause, file, { code: 'E_DATA', hint, exitCode: 3 });
   }
   const all = lines(bytes);
   if (all.length === 0) throw broken(file, 1, 'the file has no rows');

@@ -2,11 +2,10 @@
  * Long texts for perplexity: the books of PG-19's test split in the data folder, Moby-Dick from an ordinary dependency
  * (so that a fresh machine has something to read), or any text file.
  */
-import { isUtf8 } from 'node:buffer';
-import { readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { basename, dirname, join } from 'node:path';
 import { QuestError } from '../src/errors.js';
+import { readTextFile } from '../src/reading.js';
 import { DATASETS } from './catalog.js';
 import { dataDir, type EnsureOptions, ensureDataset } from './data_cache.js';
 import { findFiles } from './data_cache_places.js';
@@ -50,33 +49,9 @@ const MOBY_CHAPTERS = 135;
 export const MOBY_TITLE = "Moby-Dick (a book of PG-19's training split, not of its test split)";
 export const PG19_TITLE = 'PG-19 test split';
 
-const READ_FAILURES: Readonly<Record<string, string>> = {
-  ENOENT: 'there is no such file',
-  EISDIR: 'it is a folder',
-  EACCES: 'permission denied',
-};
-
 /** Text of a file as UTF-8. */
 function readBook(path: string): string {
-  let bytes: Buffer;
-  try {
-    bytes = readFileSync(path);
-  } catch (cause) {
-    const { code } = cause as NodeJS.ErrnoException;
-    throw new QuestError(
-      'E_INPUT',
-      `cannot read ${path}: ${READ_FAILURES[code ?? ''] ?? code}; wanted: a text file`,
-      {
-        hint: 'check the path',
-        cause,
-      },
-    );
-  }
-  if (!isUtf8(bytes))
-    throw new QuestError('E_INPUT', `${path} is not text in UTF-8`, {
-      hint: 'convert it, e.g. with iconv -t UTF-8',
-    });
-  const text = bytes.toString('utf8');
+  const text = readTextFile(path, { code: 'E_INPUT', hint: 'check the path; a text file is wanted' });
   if (text.trim() === '')
     throw new QuestError('E_INPUT', `${path} holds no text`, { hint: 'give a file with words' });
   return text;

@@ -1,10 +1,11 @@
 /** predictions.jsonl: made from a finished run's journal rows, or read again to be scored anew. */
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import type { LongBenchSet } from '../datasets/longbench.js';
 import { TASK_NAMES } from '../datasets/longbench_tasks.js';
 import { QuestError } from '../src/errors.js';
 import { Fields, isObject, type JsonObject } from '../src/model/fields.js';
+import { readTextFile } from '../src/reading.js';
 import { metricOf, scoresFirstLine } from './longbench_protocol.js';
 import { type Cell, cellOptions, methodDefinition } from './methods.js';
 import { createScore, type Score } from './metrics/index.js';
@@ -147,7 +148,8 @@ export function readPredictions(folder: string): Prediction[] {
       hint: 'give the --out folder of a finished quest longbench run',
     });
   }
-  const lines = readFileSync(path, 'utf8').split('\n');
+  const hint = 'run quest longbench again to write it anew';
+  const lines = readTextFile(path, { code: 'E_INPUT', hint, exitCode: 3 }).split('\n');
   if (lines.at(-1) === '') lines.pop();
   if (lines.length === 0)
     throw new QuestError('E_INPUT', `${path} is empty`, { hint: 'run quest longbench again' });

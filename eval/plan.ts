@@ -1,10 +1,11 @@
 /** A plan says what a run will compute before anything is loaded: cells x items, and the keys under which rows are kept. */
 import { createHash } from 'node:crypto';
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { z } from 'zod';
 import { QuestError } from '../src/errors.js';
-import { outputError, writeFileAtomic } from '../src/report/files.js';
+import { readTextFile } from '../src/reading.js';
+import { writeFileAtomic } from '../src/report/files.js';
 import { type Cell, cellName, cellOptions } from './methods.js';
 import type { Task, TaskItem } from './task.js';
 
@@ -101,19 +102,18 @@ export function planDifferences(before: PlanRecord, now: PlanRecord): string[] {
 export function readPlan(folder: string): PlanRecord | undefined {
   const path = join(folder, PLAN_NAME);
   if (!existsSync(path)) return undefined;
+  const hint = 'give another folder; nothing was changed';
+  const text = readTextFile(path, { code: 'E_PLAN', hint, exitCode: 3 });
   let problem = 'it is not JSON';
   try {
-    const { data, error } = planSchema.safeParse(JSON.parse(readFileSync(path, 'utf8')));
+    const { data, error } = planSchema.safeParse(JSON.parse(text));
     if (data !== undefined) return data;
     const issue = error.issues[0]!;
     problem = `${issue.path.join('.') || 'it'}: ${issue.message}`;
   } catch (error) {
-    if (!(error instanceof SyntaxError)) throw outputError(error, path);
+    if (!(error instanceof SyntaxError)) throw error;
   }
-  throw new QuestError('E_PLAN', `${path} is not a plan (${problem})`, {
-    hint: 'use another --out; nothing was changed',
-    exitCode: 3,
-  });
+  throw new QuestError('E_PLAN', `${path} is not a plan (${problem})`, { hint, exitCode: 3 });
 }
 
 /**

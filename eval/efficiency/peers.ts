@@ -3,6 +3,7 @@ import { spawn } from 'node:child_process';
 import { join } from 'node:path';
 import { z } from 'zod';
 import { packageRoot } from '../../src/model/package_root.js';
+import { startReason } from '../../src/reading.js';
 
 export interface PeerRequest {
   device: string;
@@ -52,7 +53,7 @@ export async function timePeers(
     stderr += text;
   });
   const failure = await new Promise<string | undefined>((resolve) => {
-    child.on('error', (error) => resolve(error.message));
+    child.on('error', (error) => resolve(startReason(error)));
     child.on('close', (code) =>
       resolve(code === 0 ? undefined : (stderr.trim().split('\n').at(-1) ?? `status ${code}`)),
     );

@@ -1,8 +1,8 @@
 /** `--config FILE.yaml`: options from a file, checked against the option table. Loaded only when a file is given. */
-import { readFileSync } from 'node:fs';
 import { parse, YAMLParseError } from 'yaml';
 import { z } from 'zod';
 import { QuestError } from '../errors.js';
+import { readTextFile } from '../reading.js';
 import { type CommandName, configKey, OPTIONS, type OptionSpec, optionsOf } from './options.js';
 import { nearest } from './suggest.js';
 
@@ -76,19 +76,8 @@ export function checkConfig(values: unknown, command: CommandName, source: strin
 
 /** Reads and checks a config file. */
 export function readConfig(file: string, command: CommandName): Record<string, unknown> {
-  let text: string;
-  try {
-    text = readFileSync(file, 'utf8');
-  } catch (cause) {
-    throw new QuestError(
-      'E_CONFIG',
-      `cannot read the config file ${file}: ${(cause as NodeJS.ErrnoException).code}`,
-      {
-        hint: 'check the path after --config',
-        cause,
-      },
-    );
-  }
+  const what = 'the config file ';
+  const text = readTextFile(file, { code: 'E_CONFIG', hint: 'check the path after --config', what });
   return checkConfig(parseYaml(text, file, 'write one `key: value` per line'), command, file);
 }
 

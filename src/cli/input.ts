@@ -1,34 +1,19 @@
 /** Reading what users hand in: files, standard input, lists of token ids. */
-import { readFile } from 'node:fs/promises';
 import { QuestError } from '../errors.js';
+import { decodeText, readTextFile } from '../reading.js';
 
 /** All of standard input; a synchronous read fails on pipes that are not ready. */
-async function readStdin(): Promise<string> {
+async function readStdin(): Promise<Buffer> {
   const chunks: Buffer[] = [];
   for await (const chunk of process.stdin) chunks.push(Buffer.from(chunk));
-  return Buffer.concat(chunks).toString('utf8');
+  return Buffer.concat(chunks);
 }
 
 /** Reads a text file; `-` is standard input. */
 export async function readText(path: string, flag: string): Promise<string> {
-  try {
-    return path === '-' ? await readStdin() : await readFile(path, 'utf8');
-  } catch (cause) {
-    const { code } = cause as NodeJS.ErrnoException;
-    const reasons: Record<string, string> = {
-      ENOENT: 'there is no such file',
-      EISDIR: 'it is a folder',
-      EACCES: 'permission denied',
-    };
-    throw new QuestError(
-      'E_INPUT',
-      `cannot read ${path}: ${reasons[code ?? ''] ?? code ?? (cause as Error).message}`,
-      {
-        hint: `check the path after ${flag}`,
-        cause,
-      },
-    );
-  }
+  const rules = { code: 'E_INPUT', hint: `check the path after ${flag}` };
+  if (path !== '-') return readTextFile(path, rules);
+  return decodeText(await readStdin(), 'standard input', rules);
 }
 
 /** Token ids from a JSON array (or `{"input_ids": [...]}`), each checked against the vocabulary. */

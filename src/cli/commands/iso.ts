@@ -1,10 +1,10 @@
 /** quest iso: from LongBench runs, the smallest lossless budget per method and task, the paper's Figure 11. */
-import { readFileSync } from 'node:fs';
 import { type IsoRow, type IsoScore, isoLongTable, isoRows, isoWideTable } from '../../../eval/iso.js';
 import { attentionTimes, fileTimes } from '../../../eval/iso_attention.js';
 import { PAPER_ISO_TITLE } from '../../../eval/iso_paper.js';
 import { readPredictions } from '../../../eval/longbench_predictions.js';
 import { QuestError } from '../../errors.js';
+import { readTextFile } from '../../reading.js';
 import { parseCsv } from '../../report/html-csv.js';
 import { cellReader, type ReportRun } from '../../report/html-run.js';
 import type { Format, Table } from '../../report/table.js';
@@ -91,16 +91,7 @@ function meanContexts(runs: readonly ReportRun[]): Map<string, number> {
 }
 
 function readTimes(file: string, heads: string): Attention {
-  let text: string;
-  try {
-    text = readFileSync(file, 'utf8');
-  } catch (cause) {
-    throw new QuestError('E_INPUT', `cannot read ${file}: ${(cause as NodeJS.ErrnoException).code}`, {
-      hint: 'check the path after --attention',
-      cause,
-    });
-  }
-  const table = parseCsv(text);
+  const table = parseCsv(readTextFile(file, { code: 'E_INPUT', hint: 'check the path after --attention' }));
   if (table === undefined)
     throw new QuestError('E_INPUT', `${file} is not a CSV table`, {
       hint: "give a kernel benchmark's attention.csv",
@@ -172,7 +163,10 @@ function sourceOf(context: CommandContext): AttentionSource {
       });
     }
   }
-  if (!settings.flag('measure')) return () => (file === undefined ? undefined : readTimes(file, heads));
+  if (!settings.flag('measure')) {
+    const times = file === undefined ? undefined : readTimes(file, heads);
+    return () => times;
+  }
   if (file !== undefined)
     throw new QuestError('E_USAGE', '--attention and --measure name two sources of the same times', {
       hint: 'leave one of them out',

@@ -1,7 +1,7 @@
 /** The sweep's YAML file: tasks, axes of the grid, and options that its runs share. */
-import { readFileSync } from 'node:fs';
 import { z } from 'zod';
 import { QuestError } from '../../errors.js';
+import { readTextFile } from '../../reading.js';
 import { parseYaml } from '../config.js';
 import { nearest } from '../suggest.js';
 
@@ -58,16 +58,8 @@ function refuseOwn(keys: Iterable<string>, file: string): void {
 
 /** Reads and checks the file; what its options may be is checked with the runs that have them. */
 export function readSweepFile(file: string): SweepFile {
-  let text: string;
-  try {
-    text = readFileSync(file, 'utf8');
-  } catch (cause) {
-    throw new QuestError(
-      'E_SWEEP',
-      `cannot read the sweep ${file}: ${(cause as NodeJS.ErrnoException).code}`,
-      { hint: 'give the path of a YAML file', cause },
-    );
-  }
+  const rules = { code: 'E_SWEEP', hint: 'give the path of a YAML file', what: 'the sweep ' };
+  const text = readTextFile(file, rules);
   const content = parseYaml(text, file, EXAMPLE);
   const { data, error } = fileSchema.safeParse(content);
   if (data === undefined) {

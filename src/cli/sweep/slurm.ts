@@ -5,6 +5,7 @@
 import { spawn } from 'node:child_process';
 import { join } from 'node:path';
 import { QuestError } from '../../errors.js';
+import { startReason } from '../../reading.js';
 import { ensureFolder, writeFileAtomic } from '../../report/files.js';
 import { plural } from '../../words.js';
 import { batchScript, jobName, packUnits, SLURM_FOLDER, type SlurmOptions } from './slurm_script.js';
@@ -54,7 +55,7 @@ function call(command: string, args: readonly string[], cwd?: string): Promise<A
     });
     child.on('error', (cause: NodeJS.ErrnoException) =>
       reject(
-        new QuestError('E_SLURM', `cannot run ${command}: ${cause.code}`, {
+        new QuestError('E_SLURM', `cannot run ${command}: ${startReason(cause)}`, {
           hint: 'Slurm is not installed here; run on a login node, or use --executor local',
           exitCode: 3,
           cause,
