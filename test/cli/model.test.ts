@@ -172,7 +172,6 @@ test.each<[string[], RegExp, RegExp]>([
   [['pull', 'a/b', '--revision', '../x'], /is no model on the hub/, /--revision/],
   [['pull', 'a/b@v1', '--revision', 'v2'], /name two revisions/, /one of them/],
   [['verify', 'quest-tiny'], /part of the installation/, /quest doctor/],
-  [['info', 'org/absent'], /org\/absent is not in the hub cache/, /./],
   [['pull', 'a/b', '--parallel', '0'], /--parallel wants a whole number from 1 to 32/, /./],
 ])('quest model %j is refused', async (args, message, hint) => {
   const result = await model(tempFolder(), args);

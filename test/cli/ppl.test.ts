@@ -144,7 +144,7 @@ describe.skipIf(!hasAddon)('quest ppl', { timeout: 120_000 }, () => {
       [['--h2o-prefill'], /no prefill/],
       [['--tokens', '40000'], /40000 tokens do not fit into one pass of 32768/],
       [['--tokens', '100', '--method', 'quest', '--budget', '8'], /too small for quest/],
-      [['--text', join(folder, 'gone.txt')], /gone\.txt: there is no such file; wanted: a text file/],
+      [['--text', join(folder, 'gone.txt')], /gone\.txt: there is no such file/],
       [['--text', folder], /it is a folder/],
     ];
     const place = join(folder, 'refused');
