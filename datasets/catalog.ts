@@ -18,6 +18,8 @@ export interface Dataset {
   extension: string;
   /** How many files the whole dataset has. */
   count: number;
+  /** Bytes that all of it takes to download, near enough to decide by; the source knows better. */
+  aboutBytes: number;
   /** For people who want to know what they get. */
   home: string;
   licence: string;
@@ -39,6 +41,7 @@ export const DATASETS: Readonly<Record<DatasetName, Dataset>> = {
     keys: LONGBENCH_KEYS,
     extension: '.jsonl',
     count: LONGBENCH_KEYS.length,
+    aboutBytes: 114e6,
     home: 'https://huggingface.co/datasets/THUDM/LongBench',
     licence: 'MIT; the texts have their own licences',
   },
@@ -51,6 +54,7 @@ export const DATASETS: Readonly<Record<DatasetName, Dataset>> = {
     keys: PG19_TEST_IDS,
     extension: '.txt',
     count: PG19_TEST_BOOKS,
+    aboutBytes: 41e6,
     home: 'https://github.com/google-deepmind/pg19',
     licence: 'Apache-2.0; the books are in the public domain in the USA',
   },

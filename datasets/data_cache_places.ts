@@ -31,6 +31,10 @@ export async function findFiles(
   dir: string,
   keys: readonly string[],
 ): Promise<Map<string, string>> {
+  if ((await stat(dir).catch(() => undefined))?.isFile())
+    throw new QuestError('E_DATA', `${dir} is a file, not a folder of datasets`, {
+      hint: 'give --data (or QUEST_DATA) the folder that holds them',
+    });
   const found = new Map<string, string>();
   for (const key of keys) {
     for (const folder of [dataset.folder, ...dataset.alsoIn]) {
@@ -41,6 +45,12 @@ export async function findFiles(
     }
   }
   return found;
+}
+
+/** The folders that files were found in, or the one that they would be pulled into. */
+export function foldersOf(dataset: Dataset, dir: string, files: ReadonlyMap<string, string>): string {
+  const folders = new Set([...files.values()].map((file) => path.dirname(file)));
+  return folders.size === 0 ? path.join(dir, dataset.folder) : [...folders].join(', ');
 }
 
 /** Where LongBench's archive comes from and where it may be put by hand. */

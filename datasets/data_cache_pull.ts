@@ -16,7 +16,13 @@ import {
   longbenchArchive,
   missingError,
 } from './data_cache_places.js';
-import { type PullContext, type PullSource, planLongbench, planPg19 } from './data_cache_sources.js';
+import {
+  type PullContext,
+  type PullSource,
+  planLongbench,
+  planOffline,
+  planPg19,
+} from './data_cache_sources.js';
 import { knownKeys } from './data_cache_state.js';
 
 export interface PullOptions {
@@ -57,10 +63,13 @@ export async function pullDataset(name: DatasetName, options: PullOptions = {}):
   const dataset = DATASETS[name];
   const dir = dataDir(options.data, env);
   checkKeys(dataset, wanted);
-  const unlock = await lockFile(path.join(dir, '.lock'), {
-    signal,
-    onWait: (holder) => note(`${holder} is pulling into ${dir}; waiting for it`),
-  });
+  // A dry run writes nothing, no lock either.
+  const unlock = dryRun
+    ? async () => {}
+    : await lockFile(path.join(dir, '.lock'), {
+        signal,
+        onWait: (holder) => note(`${holder} is pulling into ${dir}; waiting for it`),
+      });
   try {
     const there = force ? new Map<string, string>() : await findFiles(dataset, dir, wanted ?? dataset.keys);
     // Only the bucket itself knows all of PG-19's books.
@@ -68,7 +77,7 @@ export async function pullDataset(name: DatasetName, options: PullOptions = {}):
     if (all?.every((key) => there.has(key))) return { dir, files: there, fetched: 0, bytes: 0, absent: [] };
     const { policy, stallMs, onProgress = () => {} } = options;
     const context: PullContext = { dir, env, signal, policy, stallMs, note, onProgress };
-    const source = await plan(dataset, context, wanted, there);
+    const source = await plan(dataset, context, wanted, there, dryRun);
     if (source.what !== undefined) note(`${dataset.title}: ${source.what}; into ${dir}`);
     if (!dryRun) {
       if (force) await removeFiles(dataset, dir, wanted);
@@ -90,11 +99,13 @@ async function plan(
   context: PullContext,
   files: readonly string[] | undefined,
   found: Map<string, string>,
+  dryRun: boolean,
 ): Promise<PullSource> {
   const { dir, env } = context;
   const missing = (files ?? dataset.keys).filter((key) => !found.has(key));
   const archive = dataset.name === 'longbench' && (await exists(longbenchArchive(dir, env).file));
   const offline = archive ? undefined : offlineSwitch(env);
+  if (offline !== undefined && dryRun) return planOffline(dataset, context, missing, `${offline} is set`);
   if (offline !== undefined) throw missingError(dataset, dir, missing, env, `${offline} is set`);
   try {
     return dataset.name === 'longbench'
@@ -102,6 +113,7 @@ async function plan(
       : await planPg19(dataset, context, files, (key) => found.has(key));
   } catch (error) {
     if (!(error instanceof QuestError) || (error.code !== 'E_OFFLINE' && error.code !== 'E_TLS')) throw error;
+    if (dryRun) return planOffline(dataset, context, missing, error.message);
     throw missingError(dataset, dir, missing, env, error.message, error);
   }
 }

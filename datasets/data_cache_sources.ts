@@ -104,6 +104,29 @@ export async function planLongbench(dataset: Dataset, context: PullContext): Pro
   };
 }
 
+/** What a dry run can say without the source: what is missing, about how much that is, and where it would come from. */
+export function planOffline(
+  dataset: Dataset,
+  { dir, env, note }: PullContext,
+  missing: readonly string[],
+  why: string,
+): PullSource {
+  note(`${why}, so the source was not asked; nothing can be pulled now`);
+  const books = dataset.name === 'pg19';
+  const endpoint = endpointFrom('QUEST_PG19_ENDPOINT', PG19_ENDPOINT, env);
+  const url = books
+    ? pg19Url(endpoint, missing.length === 1 ? missing[0]! : 'ID')
+    : longbenchArchive(dir, env).url;
+  const size = megabytes(books ? (dataset.aboutBytes * missing.length) / dataset.count : dataset.aboutBytes);
+  const what = books ? `${missing.length} ${missing.length === 1 ? 'book' : 'books'}` : LONGBENCH_ARCHIVE;
+  return {
+    bytes: undefined,
+    absent: [],
+    what: `${what}, about ${size}, from ${url}`,
+    fetch: () => Promise.reject(new Error('a dry run fetches nothing')),
+  };
+}
+
 async function unpackLongbench(
   dataset: Dataset,
   context: PullContext,

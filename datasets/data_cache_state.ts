@@ -4,7 +4,7 @@ import path from 'node:path';
 import { hashFile } from '../src/net/checksum.js';
 import { DATASETS, type Dataset, type DatasetName } from './catalog.js';
 import { type ManifestEntry, readManifest, type Trust } from './data_cache_manifest.js';
-import { checkKeys, dataDir, exists, findFiles } from './data_cache_places.js';
+import { checkKeys, dataDir, exists, findFiles, foldersOf } from './data_cache_places.js';
 
 /** The keys that the catalogue knows and those that the manifest adds (the bucket has books that we do not list). */
 export async function knownKeys(
@@ -23,6 +23,8 @@ export async function knownKeys(
 export interface DatasetState {
   dataset: Dataset;
   dir: string;
+  /** Where its files are, or would be. */
+  folder: string;
   present: number;
   bytes: number;
   state: 'complete' | 'partial' | 'missing';
@@ -40,7 +42,7 @@ export async function datasetState(
   for (const file of files.values()) bytes += (await stat(file)).size;
   const present = files.size;
   const state = present === 0 ? 'missing' : present >= dataset.count ? 'complete' : 'partial';
-  return { dataset, dir, present, bytes, state };
+  return { dataset, dir, folder: foldersOf(dataset, dir, files), present, bytes, state };
 }
 
 export interface VerifiedFile {

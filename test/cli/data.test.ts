@@ -163,6 +163,34 @@ test.each([
   },
 );
 
+test('a dry run offline says how much, from where and where to, and makes nothing', async () => {
+  const dir = join(tempFolder(), 'new');
+  const env = { QUEST_OFFLINE: '1' };
+  const dry = await data(dir, ['pull', 'longbench', 'pg19/860', '--dry-run'], { env });
+  expect(dry.stderr).toMatch(/QUEST_OFFLINE is set, so the source was not asked; nothing can be pulled now/);
+  expect(dry.stderr).toMatch(/data.zip, about 114 MB, from http\S+\/data.zip; into \/\S+new$/m);
+  expect(dry.stderr).toMatch(/1 book, about 0.4 MB, from http\S+\/860.txt; into /);
+  expect(dry.code).toBe(0);
+  expect(existsSync(dir)).toBe(false);
+});
+
+test('verify with nothing there fails with what to do; list shows where files were found', async () => {
+  const dir = tempFolder();
+  const nothing = await data(dir, ['verify', 'pg19']);
+  expect(nothing.stderr).toBe(
+    `error: there is nothing of pg19 in ${dir}\nhint: fetch it with \`quest data pull pg19\`, or give the folder that holds it with --data\n`,
+  );
+  expect(nothing.code).toBe(3);
+  mkdirSync(join(dir, 'pg19-test'));
+  writeFileSync(join(dir, 'pg19-test', '860.txt'), book);
+  const list = await data(dir, ['list', 'pg19', '--format', 'json']);
+  expect(JSON.parse(list.stdout)).toMatchObject([{ files: 1, folder: `${dir}/pg19-test` }]);
+  expect((await data(dir, ['verify'])).code).toBe(0);
+  const half = await data(dir, ['verify', 'pg19', 'longbench']);
+  expect(half.stderr).toContain('there is nothing of longbench: fetch it with `quest data pull longbench`');
+  expect(half.code).toBe(1);
+});
+
 test('wrong bytes: one error, a hint, exit code 3', async () => {
   serve(archive);
   server.on(ZIP, (q, r) => sendFile(q, r, bytes(archive.length)));

@@ -299,6 +299,9 @@ test('no network: the error says what to do by hand', async () => {
   expect(error.message).toContain('the connection was refused');
   expect(error.hint).toContain(`put it at ${o.data}/longbench/data.zip`);
   expect(await rejected(ensureDataset('pg19', o))).toMatchObject({ code: 'E_DATA_MISSING' });
+  const notes: string[] = [];
+  await pullDataset('longbench', { ...o, dryRun: true, note: (text: string) => notes.push(text) });
+  expect(notes.join('\n')).toMatch(/refused, so the source was not asked[\s\S]*about 114 MB, from .*; into /);
 });
 
 test('a manifest that cannot be read gives one clear error', async () => {

@@ -1,5 +1,6 @@
 /** quest data: what datasets there are, pulling them, and checking what was pulled. */
 import { DATASET_NAMES, DATASETS, type DatasetName } from '../../../datasets/catalog.js';
+import { dataDir, foldersOf } from '../../../datasets/data_cache_places.js';
 import { pullDataset } from '../../../datasets/data_cache_pull.js';
 import { datasetState, verifyDataset } from '../../../datasets/data_cache_state.js';
 import { QuestError } from '../../errors.js';
@@ -43,10 +44,10 @@ async function list({ settings, out }: CommandContext, wanted: Wanted[], format:
   const rows: Table['rows'] = [];
   const forPrograms = format === 'csv' || format === 'json';
   for (const { name } of wanted) {
-    const { dataset, dir, present, bytes, state } = await datasetState(name, {
+    const { dataset, folder, present, bytes, state } = await datasetState(name, {
       data: settings.maybeString('data'),
     });
-    const row = [name, state, present, dataset.count, sizeCell(bytes, format), `${dir}/${dataset.folder}`];
+    const row = [name, state, present, dataset.count, sizeCell(bytes, format), folder];
     rows.push(forPrograms ? [...row, dataset.home, dataset.licence] : row);
   }
   const columns = ['dataset', 'state', 'files', 'of', 'bytes', 'folder'];
@@ -80,7 +81,8 @@ async function pull(context: CommandContext, wanted: Wanted[], format: Format): 
       // Ids that we only believe in are no failure; what was asked for by name is.
       incomplete ||= files !== undefined;
     }
-    rows.push([name, fetched, found.size, sizeCell(bytes, format), `${result.dir}/${dataset.folder}`]);
+    const folder = foldersOf(dataset, result.dir, found);
+    rows.push([name, fetched, found.size, sizeCell(bytes, format), folder]);
   }
   const columns = ['dataset', 'fetched', 'files', 'downloaded', 'folder'];
   await out.table(
@@ -97,13 +99,22 @@ async function verify(context: CommandContext, wanted: Wanted[], format: Format)
   const { settings, out, signal } = context;
   const rows: Table['rows'] = [];
   const counts = { ok: 0, changed: 0, missing: 0, unrecorded: 0 };
+  const data = settings.maybeString('data');
+  const absent: DatasetName[] = [];
   for (const { name, files } of wanted) {
-    const data = settings.maybeString('data');
+    const before = rows.length;
     for (const { key, file, bytes, state, trust } of await verifyDataset(name, { data, files, signal })) {
       counts[state]++;
       rows.push([name, key, state, trust, sizeCell(bytes, format), file]);
     }
+    if (rows.length === before) absent.push(name);
   }
+  const pullThem = absent.map((name) => `\`quest data pull ${name}\``).join(' and ');
+  if (rows.length === 0)
+    throw new QuestError('E_DATA_MISSING', `there is nothing of ${absent.join(' or ')} in ${dataDir(data)}`, {
+      hint: `fetch it with ${pullThem}, or give the folder that holds it with --data`,
+      exitCode: 3,
+    });
   const columns = ['dataset', 'file', 'state', 'checksum', 'bytes', 'path'];
   await out.table(
     { columns: columns.map((key) => ({ key, align: key === 'bytes' ? 'right' : 'left' })), rows },
@@ -116,7 +127,10 @@ async function verify(context: CommandContext, wanted: Wanted[], format: Format)
       'first-pull and by-hand: their source published no checksum; the recorded one shows only that they are as they came',
     );
   if (changed + missing > 0) out.note('fetch them again with `quest data pull NAME --force`');
-  return changed + missing > 0 ? 1 : 0;
+  // Without a name, what is there is verified; a name asks for it.
+  const lacking = context.args.length > 1 && absent.length > 0;
+  if (lacking) out.note(`there is nothing of ${absent.join(' and ')}: fetch it with ${pullThem}`);
+  return changed + missing > 0 || lacking ? 1 : 0;
 }
 
 /** Runs `quest data`. */
