@@ -26,7 +26,7 @@ namespace {
 int sms = 0;
 double read_bandwidth = 0;  // bytes per second
 cudaStream_t stream = nullptr;
-bool overlap = true, clusters = true;
+bool overlap = true, fuses = true;
 Launch here() { return {stream, overlap}; }
 
 // Time of one unit of `work`, which enqueues `units` of them.
@@ -72,6 +72,8 @@ void attention(int heads, int kv_heads, int context, const std::vector<int>& bud
   Buffer<float> scores(static_cast<size_t>(kv_heads * pages)), partials(static_cast<size_t>(heads) * kDecodePartials * (d + 2));
   Buffer<unsigned> arrivals(static_cast<size_t>(heads));
   check(cudaMemset(arrivals.get(), 0, arrivals.size() * 4), "arrivals");
+  Buffer<uint32_t> board(size_t{8} << 20);  // large enough for every plan
+  check(cudaMemset(board.get(), 0xff, board.size() * 4), "board");
   Buffer<DecodeRow> rows(2);  // dense, sparse
   const DecodeShape shape{5, heads, kv_heads, d, 4, kv_heads, Half::fp16};
   const std::string name = std::to_string(context / 1024) + "K " + std::to_string(heads) + "/" + std::to_string(kv_heads);
@@ -128,26 +130,28 @@ void attention(int heads, int kv_heads, int context, const std::vector<int>& bud
     const std::string with = name + ", budget " + std::to_string(budget);
     print("top-k", with, each_copy([&](int) { select(k); }), 0);
     print("sparse attention", with, each_copy([&](int c) { decode(rows.get() + 1, c, k); }), token_bytes * budget);
-    const auto chain = [&](int cluster) {
+    const auto chain = [&](const SparsePlan& plan) {
       return each_copy([&](int c) {
         sparse_attention({{rows.get() + 1, 1, shape, q.get(), heads * d, nullptr, kv.get() + c * kv_elements, lists.get(), k, out.get(), false, splits,
                            partials.get(), arrivals.get(), nullptr, 0, nullptr},
-                          metadata.get() + c * meta_elements, pages, pages, cluster, true, false, scores.get(), pages, blocks, lists.get(), nullptr},
+                          metadata.get() + c * meta_elements, pages, pages, plan, board.get(), true, false, scores.get(), pages, blocks, lists.get(), nullptr},
                          here());
       });
     };
-    const auto line = [&](const char* what, int cluster) {
-      const KernelTime t = chain(cluster);
-      print(what, with + (cluster ? ", clusters of " + std::to_string(cluster) : ""), t, token_bytes * (budget + pages));
+    const auto line = [&](const char* what, const SparsePlan& plan) {
+      const KernelTime t = chain(plan);
+      print(what, with + (plan.blocks ? ", " + std::to_string(plan.blocks) + " blocks, "  + std::to_string(plan.slots) + " slots" : ""), t,
+            token_bytes * (budget + pages));
       std::printf("%-28s %-44s %9.2f x over dense\n", "", with.c_str(), dense.median_us / t.median_us);
     };
-    line("estimate + top-k + attention", 0);
-    const int best = sparse_cluster(shape, 1, pages, k, sms);
-    if (!clusters || best == 0) continue;
+    line("estimate + top-k + attention", {});
+    const SparsePlan best = sparse_plan(shape, 1, pages, k, sms);
+    if (!fuses || best.blocks == 0) continue;
     line("fused", best);
     if (budget != budgets[0]) continue;
-    for (int other : {best / 2, best * 2}) {
-      if (other >= 1 && other <= 8) line("fused", other);
+    for (int other : {best.blocks / 2, best.blocks * 2}) {
+      const SparsePlan plan{other, 3, other * kv_heads <= sms};
+      if (other >= 1 && other <= 32) line("fused", plan);
     }
   }
 }
@@ -272,7 +276,7 @@ int main(int argc, char** argv) {
     check(cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, 0), "cudaDeviceGetAttribute");
     check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreate");
     overlap = properties.major >= 9 && !(std::getenv("QUEST_CUDA_OVERLAP") && std::getenv("QUEST_CUDA_OVERLAP")[0] == '0');
-    clusters = properties.major >= 9 && sparse_fuses();
+    fuses = properties.major >= 9 && sparse_fuses();
     std::printf("%s, %d multiprocessors, programmatic launch %s\n", properties.name, sms, overlap ? "on" : "off");
     bandwidth();
     if (wanted("attention")) {

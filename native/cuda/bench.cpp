@@ -62,6 +62,7 @@ struct LayerData {
   Buffer<int32_t> table, lists;
   Buffer<float> scores, partials;
   Buffer<unsigned> arrivals;
+  Buffer<uint32_t> board;
   Buffer<DecodeRow> rows;  // dense, sparse
 };
 
@@ -76,8 +77,8 @@ class CudaBench final : public KernelBench {
     name_ = properties.name;
     const char* off = std::getenv("QUEST_CUDA_OVERLAP");
     overlap_ = properties.major >= 9 && !(off && off[0] == '0');
-    const char* unfused = std::getenv("QUEST_CUDA_CLUSTERS");
-    clusters_ = properties.major >= 9 && sparse_fuses() && !(unfused && unfused[0] == '0');
+    const char* unfused = std::getenv("QUEST_CUDA_FUSED");
+    fuses_ = properties.major >= 9 && sparse_fuses() && !(unfused && unfused[0] == '0');
   }
   ~CudaBench() override {
     cudaSetDevice(index_);
@@ -200,10 +201,14 @@ class CudaBench final : public KernelBench {
   }
   // The whole of a sparse step's attention, as the executor runs it.
   void chain(LayerData& l, int copy, int64_t k) {
-    const int cluster = clusters_ ? sparse_cluster(l.shape, 1, l.pages, k, sms_) : 0;
+    const SparsePlan fused = fuses_ ? sparse_plan(l.shape, 1, l.pages, k, sms_) : SparsePlan{};
+    if (const auto words = static_cast<size_t>(fused.blocks > 0 ? sparse_board_words(l.shape, 1, l.pages, fused) : 0); words > l.board.size()) {
+      l.board.resize(words);
+      check(cudaMemset(l.board.get(), 0xff, words * sizeof(uint32_t)), "memset");
+    }
     sparse_attention({{l.rows.get() + 1, 1, l.shape, l.q.get(), l.shape.n_heads * l.shape.head_dim, nullptr, l.kv.get() + copy * l.kv_elements, l.lists.get(),
                        static_cast<int32_t>(k), l.out.get(), false, l.splits, l.partials.get(), l.arrivals.get(), nullptr, 0, nullptr},
-                      l.metadata.get() + copy * l.metadata_elements, l.pages, l.pages, cluster, true, false, l.scores.get(), l.pages,
+                      l.metadata.get() + copy * l.metadata_elements, l.pages, l.pages, fused, l.board.get(), true, false, l.scores.get(), l.pages,
                       estimate_blocks(l.shape, 1, l.pages, sms_), l.lists.get(), nullptr},
                      here());
   }
@@ -338,7 +343,7 @@ class CudaBench final : public KernelBench {
   int index_;
   cudaStream_t stream_ = nullptr;
   int sms_ = 1;
-  bool overlap_ = false, clusters_ = false;
+  bool overlap_ = false, fuses_ = false;
   std::string name_;
   Blas blas_;
   std::tuple<int64_t, int64_t, int64_t, int64_t, int64_t> layer_key_;

@@ -1,7 +1,7 @@
 // What every kernel file starts from: number formats, warp reductions, asynchronous copies, tensor-core fragments.
 //
 // The same kernel sources also compile as plain C++ against tests/cuda_emulation (QUEST_EMULATE), where each CUDA thread is
-// a coroutine; the few places that need PTX therefore live here, in cluster.cuh, and nowhere else.
+// a coroutine; the few places that need PTX therefore live here, in board.cuh, and nowhere else.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -149,6 +149,17 @@ __device__ inline float exp2_approx(float x) {
   return y;
 }
 #endif
+
+// Waits until at most `pending` of the copies committed last are still on their way; kMost: the most there may be.
+template <int kMost>
+__device__ inline void copy_async_wait_but(int pending) {
+  if constexpr (kMost == 0) {
+    copy_async_wait<0>();
+  } else {
+    if (pending == kMost) return copy_async_wait<kMost>();
+    copy_async_wait_but<kMost - 1>(pending);
+  }
+}
 
 // Warps ---------------------------------------------------------------------------------------------------------------
 

@@ -46,7 +46,7 @@ Forward::Forward(const ModelSpec& spec, const DeviceWeights& weights, cudaStream
   check(cudaDeviceGetAttribute(&sms_, cudaDevAttrMultiProcessorCount, device), "cudaDeviceGetAttribute");
   check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "cudaDeviceGetAttribute");
   overlap_ = major >= 9 && flag("QUEST_CUDA_OVERLAP", true);
-  clusters_ = major >= 9 && sparse_fuses() && flag("QUEST_CUDA_CLUSTERS", true);
+  fuses_ = major >= 9 && sparse_fuses() && flag("QUEST_CUDA_FUSED", true);
   graphs_ = flag("QUEST_CUDA_GRAPHS", true);
   const WorkspaceSizes sizes = workspace_sizes(spec);
   x_.resize(sizes.x);
@@ -286,8 +286,15 @@ void Forward::enqueue_rows(Pass& pass, const RowGroup& group, int64_t layer) {
         fresh.tasks += begin;
         fresh.n_tasks = n;
       }
-      const int cluster = clusters_ ? sparse_cluster(shape, n, score_stride, list_stride, sms_) : 0;
-      sparse_attention({attention, pass.pool->metadata(layer), pass.pool->capacity(), score_stride, cluster, group.settled, group.others, scores_.get(),
+      const SparsePlan fused = fuses_ ? sparse_plan(shape, n, score_stride, list_stride, sms_) : SparsePlan{};
+      if (fused.blocks > 0) {
+        const int64_t words = sparse_board_words(shape, n, score_stride, fused);
+        if (static_cast<size_t>(words) > board_.size()) {
+          grow(board_, words, 0);
+          check(cudaMemsetAsync(board_.get(), 0xff, board_.size() * sizeof(uint32_t), stream_), "memset");
+        }
+      }
+      sparse_attention({attention, pass.pool->metadata(layer), pass.pool->capacity(), score_stride, fused, board_.get(), group.settled, group.others, scores_.get(),
                         score_stride, estimate_blocks(shape, n, score_stride, sms_), lists_.get(), open_selected_.get() + group.first + begin, fresh},
                        launch_here());
     } else {

@@ -105,7 +105,7 @@ class Forward {
   size_t device_ = 0;
   int64_t max_columns_ = 0;
   bool overlap_ = false;
-  bool clusters_ = false;
+  bool fuses_ = false;
   bool chains_ = false;  // products of single rows in one kernel
   std::string unchained_;
   bool graphs_ = true;
@@ -122,6 +122,7 @@ class Forward {
   Buffer<float> scores_, partials_, kept_logits_, kept_norms_, kept_totals_, shares_, column_norms_;
   Buffer<int32_t> lists_, open_selected_, tops_;
   Buffer<unsigned> arrivals_;
+  Buffer<uint32_t> board_;  // see sparse_board_words
   Buffer<unsigned> barrier_;  // of chains
 
   // What passes between the host and one pass on the GPU. The next pass has the other slot: its plan is written while this

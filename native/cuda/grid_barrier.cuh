@@ -1,7 +1,7 @@
 // A barrier of all blocks of a kernel whose blocks are all on the GPU at once.
 #pragma once
 
-#include "cuda/cluster.cuh"
+#include "cuda/device.cuh"
 
 namespace quest::cuda {
 
@@ -10,8 +10,7 @@ namespace quest::cuda {
 __device__ inline void grid_barrier(unsigned* counter) {
 #ifdef QUEST_EMULATE
   (void)counter;
-  cluster_arrive();  // the emulation runs the grid as one cluster
-  cluster_wait();
+  emulation::wait_for_neighbours();
 #else
   __syncthreads();
   if (threadIdx.x == 0) {

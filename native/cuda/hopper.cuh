@@ -39,8 +39,7 @@ __device__ inline void barrier_arrive_at(uint64_t* barrier, unsigned block) {
       : "memory");
 }
 __device__ inline void cluster_sync() {
-  cluster_arrive();
-  cluster_wait();
+  asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
 }
 // Named barriers of 256 threads: two warpgroups take turns.
 __device__ inline void turn_wait(int id) { asm volatile("bar.sync %0, 256;" ::"r"(id) : "memory"); }

@@ -153,12 +153,7 @@ void launch_groups(const Int4GemvChainParams& p, const Launch& how) {
   int most = 0;
   for (int i = 0; i < p.n; ++i) most = p.products[i].k > most ? p.products[i].k : most;
   const unsigned blocks = static_cast<unsigned>(p.products[0].sms);
-#ifdef QUEST_EMULATE
-  const unsigned cluster = blocks;  // where blocks wait for each other
-#else
-  const unsigned cluster = 0;
-#endif
-  launch(how, "int4_gemv_chain", int4_chain_kernel<kGroups>, dim3(blocks), kThreads, shared_bytes<kGroups>(most), p, cluster);
+  launch_side_by_side(how, "int4_gemv_chain", int4_chain_kernel<kGroups>, dim3(blocks), kThreads, shared_bytes<kGroups>(most), p);
 }
 
 }  // namespace

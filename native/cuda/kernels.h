@@ -227,13 +227,21 @@ constexpr int kDecodePartials = 1024;  // rows x splits of a launch: what partia
 // Splits of each list that fill `sms` multiprocessors. Not a function of the length, so that captured graphs stay valid.
 int decode_splits(const DecodeShape&, int n_rows, int sms);
 
+// How the fused kernel shares out a row's KV heads.
+struct SparsePlan {
+  int blocks = 0;  // that share a KV head; 0: not fused
+  int slots = 3;   // of each warp's ring
+  bool alone = false;  // no two blocks on a multiprocessor: each can have one of its own, and the slowest is what counts
+};
+
 // The whole chain of rows that select pages, estimate + top_k + decode_attention, with rows that read otherwise beside them.
 struct SparseParams {
   DecodeParams attention;
   const void* metadata;
   int64_t pages;      // capacity
   int64_t max_pages;  // of any row
-  int cluster;        // sparse_cluster(): one kernel does it all; 0: one after another, with the five below
+  SparsePlan plan;    // sparse_plan(): one kernel does it all, with the board; without blocks: one after another, with the five after it
+  uint32_t* board;    // [sparse_board_words()] all bits set, and left so
   bool settled;       // no row scores a page that was filled in this pass
   bool others;        // some row does not select pages
   float* scores;      // [n_rows, n_lists, score_stride]
@@ -249,9 +257,9 @@ struct SparseParams {
 void sparse_attention(const SparseParams&, const Launch&);
 // Whether the current GPU (of compute capability 9.0 or more) has code of the fused kernel in this build.
 bool sparse_fuses();
-// Blocks that share a KV head in the fused kernel, or 0 where it does not apply: rows of up to max_pages
-// pages and lists of up to list_pages.
-int sparse_cluster(const DecodeShape&, int n_rows, int64_t max_pages, int64_t list_pages, int sms);
+// For rows of up to max_pages pages and lists of up to list_pages; without blocks where the fused kernel does not apply.
+SparsePlan sparse_plan(const DecodeShape&, int n_rows, int64_t max_pages, int64_t list_pages, int sms);
+int64_t sparse_board_words(const DecodeShape&, int n_rows, int64_t max_pages, const SparsePlan&);
 
 struct EvictParams {
   const DecodeRow* rows;

@@ -55,13 +55,13 @@ int resident_blocks(const char* name, void (*kernel)(Params), unsigned threads, 
   return each * sms;
 }
 
-// One kernel over one plain Params struct. cluster: blocks along x that form a cluster (sm_90 and newer; up to 8), or 0.
+// One kernel over one plain Params struct.
 template <class Params>
 void launch(const Launch& how, const char* name, void (*kernel)(Params), dim3 grid, unsigned threads, size_t shared_bytes,
-            const Params& params, unsigned cluster = 0) {
+            const Params& params) {
 #ifdef QUEST_EMULATE
   (void)name;
-  emulation::launch(how.stream, grid, threads, shared_bytes, [=] { kernel(params); }, cluster);
+  emulation::launch(how.stream, grid, threads, shared_bytes, [=] { kernel(params); });
 #else
   if (shared_bytes > 32 * 1024) {  // with what the kernel declares itself, 48 KB need to be asked for
     check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
@@ -73,21 +73,26 @@ void launch(const Launch& how, const char* name, void (*kernel)(Params), dim3 gr
   config.blockDim = dim3(threads);
   config.dynamicSmemBytes = shared_bytes;
   config.stream = how.stream;
-  cudaLaunchAttribute attributes[2] = {};
-  config.attrs = attributes;
+  cudaLaunchAttribute attribute{};
+  config.attrs = &attribute;
   if (how.overlap) {
-    cudaLaunchAttribute& a = attributes[config.numAttrs++];
-    a.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    a.val.programmaticStreamSerializationAllowed = 1;
-  }
-  if (cluster > 0) {
-    cudaLaunchAttribute& a = attributes[config.numAttrs++];
-    a.id = cudaLaunchAttributeClusterDimension;
-    a.val.clusterDim.x = cluster;
-    a.val.clusterDim.y = a.val.clusterDim.z = 1;
+    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attribute.val.programmaticStreamSerializationAllowed = 1;
+    config.numAttrs = 1;
   }
   void* arguments[] = {const_cast<Params*>(&params)};
   check(cudaLaunchKernelExC(&config, reinterpret_cast<const void*>(kernel), arguments), name);
+#endif
+}
+
+// A kernel whose blocks along x wait for each other: it counts on the GPU starting blocks in the order of their indices.
+template <class Params>
+void launch_side_by_side(const Launch& how, const char* name, void (*kernel)(Params), dim3 grid, unsigned threads, size_t shared_bytes, const Params& params) {
+#ifdef QUEST_EMULATE
+  (void)name;
+  emulation::launch(how.stream, grid, threads, shared_bytes, [=] { kernel(params); }, grid.x);
+#else
+  launch(how, name, kernel, grid, threads, shared_bytes, params);
 #endif
 }
 

@@ -1,11 +1,13 @@
 // Barriers in shared memory that count arrivals and the bytes of the copy engine: sm_90 and newer.
 #pragma once
 
-#include "cuda/cluster.cuh"
+#include "cuda/device.cuh"
 
 namespace quest::cuda {
 
 #if !defined(QUEST_EMULATE) && defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+
+__device__ inline uint32_t shared_address(const void* p) { return static_cast<uint32_t>(__cvta_generic_to_shared(p)); }
 
 __device__ inline void barrier_init(uint64_t* barrier, unsigned arrivals) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(arrivals) : "memory");

@@ -129,6 +129,7 @@ struct SelectScratch {  // in shared memory, 16-byte aligned
 template <int kThreads>
 __device__ inline void select_prepare(SelectScratch<kThreads / 32>& scratch) {
   for (int i = static_cast<int>(threadIdx.x); i < kBins / 16 * 20; i += kThreads) scratch.bins[i] = 0;
+  for (int i = static_cast<int>(threadIdx.x); i < kCandidates; i += kThreads) scratch.candidates[i] = 0;
   if (threadIdx.x == 0) scratch.found = 0;
 }
 
@@ -200,9 +201,14 @@ __device__ inline void select_top(const float* scores, int n, int k, uint32_t lo
 #pragma unroll 1
     for (int base = begin; base < end; base += kBatch * 32) {
       load(base);
+      unsigned hits = 0;
+#pragma unroll
+      for (int i = 0; i < kBatch; ++i) hits |= static_cast<unsigned>(base + i * 32 + lane < end && bin_of(batch[i]) == bin) << i;
+      if (hits == 0) continue;
+      unsigned at = atomicAdd(&scratch.found, static_cast<unsigned>(__popc(hits)));
 #pragma unroll
       for (int i = 0; i < kBatch; ++i) {
-        if (base + i * 32 + lane < end && bin_of(batch[i]) == bin) scratch.candidates[atomicAdd(&scratch.found, 1u)] = ordered_key(batch[i]);
+        if (hits >> i & 1u) scratch.candidates[at++] = ordered_key(batch[i]);
       }
     }
     __syncthreads();
@@ -211,10 +217,11 @@ __device__ inline void select_top(const float* scores, int n, int k, uint32_t lo
     for (unsigned first = 0; first < in_bin; first += 32) {
       const uint32_t key = first + static_cast<unsigned>(lane) < in_bin ? scratch.candidates[first + static_cast<unsigned>(lane)] : 0;
       unsigned greater = 0, equal = 0;
-      for (unsigned j = 0; j < in_bin; ++j) {
-        const uint32_t other = scratch.candidates[j];
-        greater += other > key;
-        equal += other == key;
+#pragma unroll 2
+      for (unsigned j = 0; j < in_bin; j += 4) {  // zeros behind the last
+        const uint4 others = *reinterpret_cast<const uint4*>(scratch.candidates + j);
+        greater += (others.x > key) + (others.y > key) + (others.z > key) + (others.w > key);
+        equal += (others.x == key) + (others.y == key) + (others.z == key) + (others.w == key);
       }
       const unsigned is = __ballot_sync(kFull, key != 0 && greater < rank && rank <= greater + equal);
       if (is == 0) continue;

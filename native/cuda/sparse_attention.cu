@@ -1,36 +1,39 @@
 // The whole Quest step of one layer, page scores + top-k + attention over the chosen pages: one launcher for the chain of
 // estimate, top_k and decode_attention, and for the kernel here that does all three on Hopper.
 //
-// A cluster of blocks serves one KV head of one row. Each block streams its share of the pages' bounds through shared memory
-// and stores the scores into every block of the cluster; after a cluster barrier each block selects from all scores
-// (selection.cuh; redundant, but nothing has to travel), attends to its share of the chosen pages, and stores its partial
-// result into the block that merges that head. Nothing but the output goes through global memory (and the lists, for
-// traces). The pages chosen are those of the unfused chain: scores are the same bits (group_tile.cuh).
+// A few blocks serve one KV head of one row. Each streams its share of the pages' bounds through shared memory and posts the
+// scores on a board in global memory (board.cuh); each reads all of the head's scores there and selects for itself
+// (selection.cuh; redundant, but no list has to travel), attends to its share of the chosen pages, and posts its partial result
+// for the block that merges that query head. The pages chosen are those of the unfused chain: scores are the same bits
+// (group_tile.cuh). No clusters: a cluster starts only where there is room for all of its blocks at once in one part of the
+// GPU, a block of this kernel wherever a block of the product before it has made room.
 //
-// Data come in the background (cp.async) into rings of two or three slots, one ring per warp: eight pages' bounds, sixteen
-// keys or sixteen values in a slot, 64 or 96 KB per block at head_dim 128. A warp waits for its slot, uses it, asks for what
+// Data come in the background (cp.async) into rings of two to four slots, one ring per warp: eight pages' bounds, sixteen
+// keys or sixteen values in a slot, 64 to 128 KB per block at head_dim 128. A warp waits for its slot, uses it, asks for what
 // comes a ring later; warps meet only at the selection and at the end. Bounds that were final before this step (`settled`)
 // are asked for before the previous kernel has ended.
 //
 // The newest token of a single step: its rotation and its way into the cache (rope_append) are part of this kernel where the
 // caller asks for it, so that it follows the projection directly and its rings fill while that still runs. Every warp rotates
-// the queries it has loaded in registers; cosines and sines depend on nothing and are in shared memory by then. The first
-// block of a cluster stores key and value and updates the open page's bounds; the others read that page only after a cluster
-// barrier, and no block reads those bounds. Not where an open page is scored: one that has just been filled is
+// the queries it has loaded in registers; cosines and sines depend on nothing and are in shared memory by then. A head's last
+// block stores key and value and updates the open page's bounds: it is the one that attends to that page, which comes last in
+// the list, and no block reads those bounds. Not where an open page is scored: one that has just been filled is
 // scored by its bounds in the same step.
 //
-// Two blocks must fit on a multiprocessor: where only one does, a GPU's clusters of four do not all run at once (132
-// multiprocessors hold 30 or 31 of them), and the second round doubles the time.
+// Blocks wait for each other, in groups that are neighbours in the grid: blocks start in the order of their indices, and those
+// of a head need nothing but each other and what came before. Where each can have a multiprocessor, no two meet on one.
 //
 // Bytes: 4 d per page and KV head, then 4 d per chosen token and KV head. 32 heads, d 128, 32K, 2048 chosen: 67 MB, 21.7 us at
 // 3.09 TB/s; 128K: 168 MB, 54 us; 32/8 heads: 5.4 and 13.6 us.
-// Measured on an H100: 32.5 and 71.8 us; 32/8 heads 15.8 and 30.1 us. (The chain of kernels: 43.1, 79.4, 23.6, 35.2.)
-// What is lost: 3 us of selection, 1 us per cluster barrier, and clusters that share multiprocessors with others, which attend
-// up to half as long again as those that do not.
+// Measured on an H100: 32.3 and 75.9 us; 32/8 heads 14.8 and 31.1 us. (The chain of kernels: 42.8, 78.5, 23.5, 34.6. With
+// clusters and their shared memory in place of the board: 32.5, 71.8, 15.8, 30.1, but a step of a 7B model 0.26 ms slower.)
+// Where a block's time goes (32K, 32 heads): scores 9 us, waiting for the others' 1, selection 3.3, attention 11.4, merging 1.7;
+// the slowest block ends 2.5 us after the average one. Two heads per block, one's bounds under way while the other is selected,
+// took 36.8 us: selections and the eight warps' latency follow one another, and the memory waits for both.
 // Test: quest_cuda_tests --gtest_filter='Sparse*'. Time: quest_cuda_bench attention.
 #include <algorithm>
 
-#include "cuda/cluster.cuh"
+#include "cuda/board.cuh"
 #include "cuda/group_tile.cuh"
 #include "cuda/rotary.cuh"
 #include "cuda/selection.cuh"
@@ -43,23 +46,32 @@ constexpr int kWarps = 8;
 constexpr int kThreads = kWarps * 32;
 constexpr int kTilePages = 8;    // bounds in a slot
 constexpr int kTileTokens = 16;  // keys, or values, in a slot
-constexpr int kMaxCluster = 8;  // what every GPU with clusters has
 constexpr size_t kHalfShared = 228 * 1024 / 2 - 1024;  // two blocks per multiprocessor on sm_90
+constexpr int kMaxBlocks = 32;  // that share a head
+constexpr int kGathered = 8;  // parts that a thread asks for at once
 
 // What lies where in a block's dynamic shared memory, in bytes.
 struct Layout {
-  size_t selection, ranges, scores, list, parts, bytes;
+  size_t selection, scores, lists, turns, bytes;
 };
-inline __host__ __device__ Layout layout_of(int d, int slots, int heads, int cluster, int64_t pages, int64_t list_pages) {
+inline __host__ __device__ Layout layout_of(int d, const SparsePlan& plan, int64_t pages, int64_t list_pages) {
   const auto aligned = [](size_t n) { return (n + 15) / 16 * 16; };
   Layout l{};
-  l.selection = static_cast<size_t>(kWarps * slots * kTileTokens * d) * 2;  // after the rings
-  l.ranges = l.selection + aligned(sizeof(SelectScratch<kWarps>));
-  l.scores = l.ranges + static_cast<size_t>(cluster * kWarps) * 2 * sizeof(uint32_t);
-  l.list = l.scores + aligned(static_cast<size_t>(pages) * sizeof(float));
-  l.parts = l.list + aligned(static_cast<size_t>(list_pages) * sizeof(int32_t));
-  l.bytes = l.parts + static_cast<size_t>((heads + cluster - 1) / cluster * cluster * (d + 2)) * sizeof(float);
+  l.selection = static_cast<size_t>(kWarps * plan.slots * kTileTokens * d) * 2;  // after the rings
+  l.scores = l.selection + aligned(sizeof(SelectScratch<kWarps>));
+  l.lists = l.scores + aligned(static_cast<size_t>(pages) * sizeof(float));
+  l.turns = l.lists + aligned(static_cast<size_t>(list_pages) * sizeof(int32_t));
+  l.bytes = l.turns + static_cast<size_t>(d / 2) * sizeof(float2);
   return l;
+}
+
+// The board: of every KV head of every row, a word per page for its score, then the parts [blocks, heads, d + 2] of its output.
+struct BoardLayout {
+  int64_t parts, head;  // where a head's parts begin; words per head
+};
+inline __host__ __device__ BoardLayout board_layout(int d, int blocks, int heads, int64_t pages) {
+  const int64_t scores = (pages + 3) / 4 * 4;
+  return {scores, scores + (static_cast<int64_t>(blocks) * heads * (d + 2) + 3) / 4 * 4};
 }
 
 #if defined(QUEST_EMULATE) || (defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900)
@@ -113,14 +125,15 @@ __device__ inline void sparse_body(const SparseParams& p) {
   const DecodeShape& s = a.shape;
   const int shift = s.page_shift, group = s.n_heads / s.n_kv_heads;
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
-  const int kv_head = static_cast<int>(blockIdx.y), clusters = static_cast<int>(gridDim.x), rank = cluster_rank();
-  const Layout layout = layout_of(D, kSlots, group, clusters, p.max_pages, a.list_stride);
+  const int kv_head = static_cast<int>(blockIdx.y), blocks = static_cast<int>(gridDim.x), rank = static_cast<int>(blockIdx.x);
+  const Layout layout = layout_of(D, p.plan, p.max_pages, a.list_stride);
   unsigned char* shared = dynamic_shared();
   T* ring = reinterpret_cast<T*>(shared) + warp * kSlots * kSlotElements;
   auto& selection = *reinterpret_cast<SelectScratch<kWarps>*>(shared + layout.selection);
-  auto* ranges = reinterpret_cast<uint32_t*>(shared + layout.ranges);  // [cluster, warps] lowest and highest score keys
   auto* scores = reinterpret_cast<float*>(shared + layout.scores);
-  auto* list = reinterpret_cast<int32_t*>(shared + layout.list);
+  auto* list = reinterpret_cast<int32_t*>(shared + layout.lists);
+  const BoardLayout posts = board_layout(D, blocks, group, p.max_pages);
+  uint32_t* board = p.board + (static_cast<int64_t>(blockIdx.z) * s.n_kv_heads + kv_head) * posts.head;
 
   // The row and its page table are older than the previous kernel.
   const DecodeRow& row = a.rows[blockIdx.z];
@@ -132,11 +145,13 @@ __device__ inline void sparse_body(const SparseParams& p) {
   const int n = row.n, pages = (n + (1 << shift) - 1) >> shift;
   const bool scores_open = row.scores_open != 0;
   const int scored = scores_open ? n >> shift : pages - 1;  // by their bounds; all of them full
+  const int rivals = scores_open ? pages : pages - 1;       // for `chosen` places of the list
+  const int list_pages = row.list_pages, chosen = scores_open ? list_pages : list_pages - 1;
   const int32_t* table = row.table;
 
   // Scores: this block's tiles of pages, taken by its warps in turn.
-  const int page_tiles = (scored + kTilePages - 1) / kTilePages;
-  const int first_pages = page_tiles * rank / clusters + warp, end_pages = page_tiles * (rank + 1) / clusters;
+  const int page_tiles = chosen > 0 ? (scored + kTilePages - 1) / kTilePages : 0;
+  const int first_pages = page_tiles * rank / blocks + warp, end_pages = page_tiles * (rank + 1) / blocks;
   const int page_steps = first_pages < end_pages ? (end_pages - first_pages + kWarps - 1) / kWarps : 0;
   const T* metadata = static_cast<const T*>(p.metadata) + kv_head * p.pages * 2 * D;
   const auto bounds_id = [&](int i, int entry) {
@@ -165,9 +180,8 @@ __device__ inline void sparse_body(const SparseParams& p) {
   if (!early) dependency_wait();
   for (int i = 0; i < kSlots; ++i) issue_bounds(i, i);
   select_prepare<kThreads>(selection);
-  cluster_arrive();  // every block has begun before others store into it
   const bool appends = p.append.n_tasks > 0;
-  auto* turns = reinterpret_cast<float2*>(shared + layout.parts);  // [D / 2]: one part has room for them, and parts come last
+  auto* turns = reinterpret_cast<float2*>(shared + layout.turns);  // [D / 2]
   const int pair = static_cast<int>(threadIdx.x) - (kThreads - D / 2);  // the last threads have one each
   int newest_page = 0;
   if (appends) {
@@ -182,19 +196,11 @@ __device__ inline void sparse_body(const SparseParams& p) {
   GroupQueries<D> queries;
   queries.load(static_cast<const T*>(a.q) + row.row * a.q_stride + kv_head * group * D, group, lane);
   if (appends) {
-    if (rank == 0 && pair >= 0) {
+    if (rank == blocks - 1 && pair >= 0) {
       append_pair<T>(p.append, {row.row, 1, n - 1, newest_page, -1}, kv_head, pair, [&](int) { return turns[pair]; });
     }
     rotate_queries<T>(queries, p.append, turns, kv_head * group, group, lane);
   }
-  uint32_t lowest = 0xffffffffu, highest = 0;
-  // The four lanes of a page store to different blocks.
-  const auto store = [&](float score, int page) {
-    lowest = min(lowest, ordered_key(score));
-    highest = max(highest, ordered_key(score));
-    for (int to = lane % 4; to < clusters; to += 4) store_remote(scores + page, to, score);
-  };
-  cluster_wait();
 #pragma unroll 1
   for (int i = 0; i < page_steps; ++i) {
     copy_async_wait<kSlots - 1>();
@@ -212,42 +218,63 @@ __device__ inline void sparse_body(const SparseParams& p) {
     if (i + kSlots >= page_steps) dependency_release();  // the next kernel's first reads fill the time of the selection
     const float score = group_score(page_scores<T, D>(queries, low, high), group, row.mean != 0, lane);
     const int page = (first_pages + i * kWarps) * kTilePages + lane / 4;
-    if (page < scored) store(score, page);
+    if (lane % 4 == 0 && page < scored) board_post(board + page, score);
   }
   dependency_release();
-  if (scores_open && scored < pages && rank == clusters - 1 && warp == kWarps - 1) {
+  if (scores_open && scored < pages && rank == blocks - 1 && warp == kWarps - 1) {
     const T* keys = static_cast<const T*>(a.kv) + (static_cast<int64_t>(table[scored]) * s.n_kv_heads + kv_head) * 2 * (static_cast<int64_t>(D) << shift);
     const float score = group_score(open_page_scores<T, D>(queries, keys, n - (scored << shift), lane), group, row.mean != 0, lane);
-    if (lane / 4 == 0) store(score, scored);
+    if (lane == 0) board_post(board + scored, score);
   }
-  lowest = __reduce_min_sync(kFull, lowest);
-  highest = __reduce_max_sync(kFull, highest);
-  if (lane < clusters) {
-    store_remote(ranges + (rank * kWarps + warp) * 2, lane, lowest);
-    store_remote(ranges + (rank * kWarps + warp) * 2 + 1, lane, highest);
-  }
-  cluster_arrive();
-  cluster_wait();
-
-  // Selection.
-  const int list_pages = row.list_pages, chosen = scores_open ? list_pages : list_pages - 1;
-  if (!scores_open && threadIdx.x == 0) list[chosen] = pages - 1;
-  if (chosen > 0) {
-    for (int i = lane; i < clusters * kWarps; i += 32) {
-      lowest = min(lowest, ranges[2 * i]);
-      highest = max(highest, ranges[2 * i + 1]);
-    }
-    lowest = __reduce_min_sync(kFull, lowest);
-    highest = __reduce_max_sync(kFull, highest);
-    select_top<kThreads>(scores, scores_open ? pages : pages - 1, chosen, lowest, highest, selection, [&](int i, int page) { list[i] = page; });
-  }
-  __syncthreads();
+  // Selection: every block for itself, from the scores that all have posted, so that lists need not travel.
+      if (!scores_open && threadIdx.x == 0) list[chosen] = pages - 1;
+      if (chosen > 0) {
+        constexpr int kBatch = 2;
+              uint32_t lowest = 0xffffffffu, highest = 0;
+  #pragma unroll 1
+        for (int base = static_cast<int>(threadIdx.x) * 4; base - lane * 4 < rivals; base += kBatch * kThreads * 4) {
+          uint4 four[kBatch];
+#pragma unroll
+          for (int b = 0; b < kBatch; ++b) four[b] = {kBlank, kBlank, kBlank, kBlank};
+          board_await([&] {
+            bool there = true;
+#pragma unroll
+            for (int b = 0; b < kBatch; ++b) {
+              const int j = base + b * kThreads * 4;
+              const auto missing = [&] {
+                return j < rivals && (four[b].x == kBlank || (four[b].y == kBlank && j + 1 < rivals) || (four[b].z == kBlank && j + 2 < rivals) ||
+                                      (four[b].w == kBlank && j + 3 < rivals));
+              };
+              if (missing()) four[b] = board_words(board + j);  // only these again: others are still reading
+              there = there && !missing();
+            }
+            return there;
+          });
+#pragma unroll
+          for (int b = 0; b < kBatch; ++b) {
+            const int j = base + b * kThreads * 4;
+            const uint32_t bits[4] = {four[b].x, four[b].y, four[b].z, four[b].w};
+  #pragma unroll
+            for (int i = 0; i < 4; ++i) {
+              if (j + i >= rivals) continue;
+              float score;
+              __builtin_memcpy(&score, &bits[i], 4);
+              scores[j + i] = score;
+              lowest = min(lowest, ordered_key(score));
+              highest = max(highest, ordered_key(score));
+            }
+          }
+        }
+        block_range(lowest, highest, selection.counts);
+        select_top<kThreads>(scores, rivals, chosen, lowest, highest, selection, [&](int i, int page) { list[i] = page; });
+      }
+      __syncthreads();
 
   // Attention over this block's tiles of the list.
   const int missing = list[list_pages - 1] == pages - 1 ? (pages << shift) - n : 0;  // of the open page; it is the list's last
   const int tokens = (list_pages << shift) - missing;                                // valid ones are the first, in list order
   const int tiles = (tokens + kTileTokens - 1) / kTileTokens;
-  const int first_tile = tiles * rank / clusters + warp, end_tile = tiles * (rank + 1) / clusters;
+  const int first_tile = tiles * rank / blocks + warp, end_tile = tiles * (rank + 1) / blocks;
   const int steps = first_tile < end_tile ? (end_tile - first_tile + kWarps - 1) / kWarps : 0;
   const int entry_shift = shift < 4 ? 4 - shift : 0, tile_shift = shift > 4 ? shift - 4 : 0;  // pages of a tile; tiles of a page
   const int64_t half_page = static_cast<int64_t>(D) << shift;
@@ -320,37 +347,72 @@ __device__ inline void sparse_body(const SparseParams& p) {
   const auto merged = [&](int w, int h) { return reinterpret_cast<float*>(shared) + w * kRingFloats + h * kPart; };
   sums.store([&](int h) { return merged(warp, h); }, group, lane);
   __syncthreads();
-  // Of `count` parts `stride` floats apart: column c, the maximum and the sum.
-  const auto merge = [](const float* part, int stride, int count, int c) {
-    float top = kMinusInfinity, total = 0, value = 0;
-    for (int i = 0; i < count; ++i) top = fmaxf(top, part[i * stride + D]);
-    for (int i = 0; i < count; ++i) {
-      const float scale = part[i * stride + D + 1] > 0 ? exp2_approx(part[i * stride + D] - top) : 0.0f;
-      total += part[i * stride + D + 1] * scale;
-      value += part[i * stride + c] * scale;
-    }
-    return float3{value, top, total};
-  };
-  auto* parts = reinterpret_cast<float*>(shared + layout.parts);  // [heads merged here][cluster][kPart]
+  uint32_t* parts = board + posts.parts;
   for (int i = static_cast<int>(threadIdx.x); i < group * D; i += kThreads) {
-    const int h = i / D, c = i % D, to = h % clusters;
-    const float3 m = merge(merged(0, h), kRingFloats, kWarps, c);
-    float* part = parts + (h / clusters * clusters + rank) * kPart;
-    store_remote(part + c, to, m.x);
+    const int h = i / D, c = i % D;
+    float top = kMinusInfinity, total = 0, value = 0;
+    for (int w = 0; w < kWarps; ++w) top = fmaxf(top, merged(w, h)[D]);
+    for (int w = 0; w < kWarps; ++w) {
+      const float* part = merged(w, h);
+      const float scale = part[D + 1] > 0 ? exp2_approx(part[D] - top) : 0.0f;
+      total += part[D + 1] * scale;
+      value += part[c] * scale;
+    }
+    uint32_t* part = parts + (static_cast<int64_t>(rank) * group + h) * kPart;
+    board_post(part + c, value);
     if (c == 0) {
-      store_remote(part + D, to, m.y);
-      store_remote(part + D + 1, to, m.z);
+      board_post(part + D, top);
+      board_post(part + D + 1, total);
     }
   }
-  cluster_arrive();
-  if (rank >= group) return;
-  cluster_wait();
-  T* out = static_cast<T*>(a.out) + (static_cast<int64_t>(row.row) * s.n_heads + kv_head * group) * D;
-  const int here = (group - rank + clusters - 1) / clusters;
-  for (int i = static_cast<int>(threadIdx.x); i < here * D; i += kThreads) {
-    const int c = i % D;
-    const float3 m = merge(parts + i / D * clusters * kPart, kPart, clusters, c);
-    out[(rank + i / D * clusters) * D + c] = from_float<T>(m.x / m.z);
+
+  // The heads' outputs, shared out over the blocks. Who has all parts of a head knows that its scores have been read.
+  for (int h = rank; h < group; h += blocks) {
+    const int c = static_cast<int>(threadIdx.x);
+    uint32_t* posted = parts + h * kPart;
+    const int64_t stride = static_cast<int64_t>(group) * kPart;
+    if (c < D) {
+      float3 all{0, kMinusInfinity, 0};
+      for (int first = 0; first < blocks; first += kGathered) {
+        uint32_t word[kGathered][3];
+        board_await([&] {
+          bool there = true;
+#pragma unroll
+          for (int i = 0; i < kGathered; ++i) {
+            if (first + i >= blocks) continue;
+            const uint32_t* part = posted + (first + i) * stride;
+            word[i][0] = board_word(part + c);
+            word[i][1] = board_word(part + D);
+            word[i][2] = board_word(part + D + 1);
+            there = there && word[i][0] != kBlank && word[i][1] != kBlank && word[i][2] != kBlank;
+          }
+          return there;
+        });
+        float top = all.y;
+        float3 part[kGathered];
+#pragma unroll
+        for (int i = 0; i < kGathered; ++i) {
+          part[i] = {0, kMinusInfinity, 0};
+          if (first + i < blocks) __builtin_memcpy(&part[i], word[i], 12);
+          top = fmaxf(top, part[i].y);
+        }
+        const float old = all.z > 0 ? exp2_approx(all.y - top) : 0.0f;
+        all = {all.x * old, top, all.z * old};
+#pragma unroll
+        for (int i = 0; i < kGathered; ++i) {
+          const float scale = part[i].z > 0 ? exp2_approx(part[i].y - top) : 0.0f;
+          all.x += part[i].x * scale;
+          all.z += part[i].z * scale;
+        }
+      }
+      T* out = static_cast<T*>(a.out) + (static_cast<int64_t>(row.row) * s.n_heads + kv_head * group + h) * D;
+      out[c] = from_float<T>(all.x / all.z);
+    }
+    __syncthreads();
+    for (int i = static_cast<int>(threadIdx.x); i < blocks * kPart; i += kThreads) posted[i / kPart * stride + i % kPart] = kBlank;
+    if (h == 0 && chosen > 0) {
+      for (int i = static_cast<int>(threadIdx.x) * 4; i < rivals; i += kThreads * 4) *reinterpret_cast<uint4*>(board + i) = {kBlank, kBlank, kBlank, kBlank};
+    }
   }
 }
 #endif
@@ -362,10 +424,8 @@ __global__ void QUEST_LAUNCH_BOUNDS(kThreads, 2) sparse_kernel(SparseParams p) {
 #endif
 }
 
-size_t max_shared() { return std::min(kHalfShared, shared_limit()); }
-
-size_t shared_bytes(const DecodeShape& s, int slots, int cluster, int64_t max_pages, int64_t list_pages) {
-  return layout_of(s.head_dim, slots, s.n_heads / s.n_kv_heads, cluster, max_pages, list_pages).bytes;
+size_t shared_bytes(const DecodeShape& s, const SparsePlan& plan, int64_t max_pages, int64_t list_pages) {
+  return layout_of(s.head_dim, plan, max_pages, list_pages).bytes;
 }
 
 }  // namespace
@@ -375,41 +435,52 @@ bool sparse_fuses() {
   return true;
 #else
   cudaFuncAttributes attributes{};
-  check(cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(sparse_kernel<__half, 128, 2>)), "cudaFuncGetAttributes");
+  check(cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(sparse_kernel<__half, 128, 3>)), "cudaFuncGetAttributes");
   return attributes.ptxVersion >= 90;  // a build for older GPUs alone leaves the kernel empty
 #endif
 }
 
-int sparse_cluster(const DecodeShape& s, int n_rows, int64_t max_pages, int64_t list_pages, int sms) {
+SparsePlan sparse_plan(const DecodeShape& s, int n_rows, int64_t max_pages, int64_t list_pages, int sms) {
   const int64_t heads = int64_t{n_rows} * s.n_kv_heads;
-  if ((s.head_dim != 64 && s.head_dim != 128) || s.n_lists != s.n_kv_heads || s.n_heads > kGroupHeads * s.n_kv_heads || heads > 4 * sms) return 0;
-  int cluster = 1;
-  while (cluster < kMaxCluster && heads * cluster * 2 <= sms) cluster *= 2;
-  while (cluster > 1 && shared_bytes(s, 2, cluster, max_pages, list_pages) > max_shared()) cluster /= 2;
-  return shared_bytes(s, 2, cluster, max_pages, list_pages) <= max_shared() ? cluster : 0;
+  if ((s.head_dim != 64 && s.head_dim != 128) || s.n_lists != s.n_kv_heads || s.n_heads > kGroupHeads * s.n_kv_heads || heads > 4 * sms) return {};
+  SparsePlan plan;
+  plan.blocks = static_cast<int>(std::clamp<int64_t>(sms / heads, 1, kMaxBlocks));
+  plan.alone = heads * plan.blocks <= sms;
+  for (int slots : {4, 3, 2}) {
+    plan.slots = slots;
+    if (shared_bytes(s, plan, max_pages, list_pages) <= (plan.alone || slots == 2 ? shared_limit() : std::min(kHalfShared, shared_limit()))) return plan;
+  }
+  return {};
+}
+
+int64_t sparse_board_words(const DecodeShape& s, int n_rows, int64_t max_pages, const SparsePlan& plan) {
+  return int64_t{n_rows} * s.n_kv_heads * board_layout(s.head_dim, plan.blocks, s.n_heads / s.n_kv_heads, max_pages).head;
 }
 
 void sparse_attention(const SparseParams& p, const Launch& how) {
   const DecodeParams& a = p.attention;
   if (a.n_rows == 0) return;
-  if (p.cluster == 0) {
+  if (p.plan.blocks == 0) {
     if (p.append.n_tasks > 0) rope_append(p.append, how);
     estimate({a.rows, a.n_rows, a.shape, a.q, a.q_stride, p.metadata, a.kv, p.pages, p.scores, p.score_stride, p.blocks}, how);
     top_k({a.rows, a.n_rows, a.shape, p.scores, p.score_stride, p.max_pages, p.lists, a.list_stride, p.open_selected}, how);
     decode_attention(a, how);
     return;
   }
-  const dim3 grid(static_cast<unsigned>(p.cluster), static_cast<unsigned>(a.shape.n_kv_heads), static_cast<unsigned>(a.n_rows));
-  const int slots = shared_bytes(a.shape, 3, p.cluster, p.max_pages, a.list_stride) <= max_shared() ? 3 : 2;
-  const size_t bytes = shared_bytes(a.shape, slots, p.cluster, p.max_pages, a.list_stride);
+  const dim3 grid(static_cast<unsigned>(p.plan.blocks), static_cast<unsigned>(a.shape.n_kv_heads), static_cast<unsigned>(a.n_rows));
+  size_t bytes = shared_bytes(a.shape, p.plan, p.max_pages, a.list_stride);
+  if (p.plan.alone) bytes = std::max(bytes, std::min(kHalfShared + 16, shared_limit()));
   with_half(a.shape.type, [&](auto t) {
     using T = decltype(t);
-    const auto with = [&](auto d) {
+    const auto with_slots = [&](auto d) {
       constexpr int D = decltype(d)::value;
-      launch(how, "sparse_attention", slots == 3 ? sparse_kernel<T, D, 3> : sparse_kernel<T, D, 2>, grid, kThreads, bytes, p, static_cast<unsigned>(p.cluster));
+      const auto with = [&](auto slots) { launch_side_by_side(how, "sparse_attention", sparse_kernel<T, D, decltype(slots)::value>, grid, kThreads, bytes, p); };
+      if (p.plan.slots == 4) return with(std::integral_constant<int, 4>{});
+      if (p.plan.slots == 3) return with(std::integral_constant<int, 3>{});
+      with(std::integral_constant<int, 2>{});
     };
-    if (a.shape.head_dim == 64) return with(std::integral_constant<int, 64>{});
-    with(std::integral_constant<int, 128>{});
+    if (a.shape.head_dim == 64) return with_slots(std::integral_constant<int, 64>{});
+    with_slots(std::integral_constant<int, 128>{});
   });
   if (p.others) {
     DecodeParams rest = a;

@@ -48,12 +48,12 @@ template <int kThreads>
 __global__ void QUEST_LAUNCH_BOUNDS(kThreads) top_k_kernel(TopKParams p) {
   __shared__ __align__(16) SelectScratch<kThreads / 32> scratch;
   float* scores = reinterpret_cast<float*>(dynamic_shared());
+  const List l = list_of(p);  // of the plan, which is older than the previous kernel
+  select_prepare<kThreads>(scratch);
   dependency_wait();
   dependency_release();
-  const List l = list_of(p);
   if (l.skip) return;
   if (l.k > 0) {
-    select_prepare<kThreads>(scratch);
     uint32_t lowest = 0xffffffffu, highest = 0;
 #pragma unroll 4
     for (int j = static_cast<int>(threadIdx.x); j < l.n; j += kThreads) {

@@ -46,8 +46,7 @@ namespace {
 constexpr size_t kStackBytes = 128 * 1024;
 
 struct Fiber {
-  enum State : uint8_t { ready, at_barrier, at_cluster, finished } state = finished;
-  bool arrived = false;  // at the cluster's barrier
+  enum State : uint8_t { ready, at_barrier, at_grid_barrier, paused, finished } state = finished;
   void* sp = nullptr;
   unsigned char* stack = nullptr;
 };
@@ -60,7 +59,7 @@ struct Warp {
 
 std::vector<Fiber> fibers;
 std::vector<Warp> warps;
-std::vector<std::vector<unsigned char>> shared;  // of each block of the cluster
+std::vector<std::vector<unsigned char>> shared;  // of each block that runs
 unsigned block_threads = 1;
 
 [[noreturn]] void fail(const char* what) {
@@ -95,7 +94,6 @@ void prepare(Fiber& f) {
   for (int i = 0; i < 6; ++i) *--top = nullptr;
   f.sp = top;
   f.state = Fiber::ready;
-  f.arrived = false;
 }
 
 // Lets a barrier's threads go on when all that have not finished are there. False when some are not.
@@ -112,14 +110,14 @@ bool release(unsigned begin, unsigned end, Fiber::State from) {
   return waiting;
 }
 
-// The blocks of one cluster (one block, for most launches), the first of which is block `first`.
+// Blocks side by side (one, for most launches), the first of which is block `first`.
 void run_blocks(unsigned blocks, unsigned threads, uint3 first) {
   static const bool reverse = std::getenv("QUEST_EMULATE_ORDER") && std::getenv("QUEST_EMULATE_ORDER")[0] == '1';
   const unsigned all = blocks * threads, n_warps = all / 32;
   block_threads = threads;
   for (unsigned t = 0; t < all; ++t) prepare(fibers[t]);
   for (unsigned w = 0; w < n_warps; ++w) warps[w].arrived = 0;
-  for (;;) {
+  for (unsigned pauses = 0;;) {
     for (unsigned i = 0; i < n_warps; ++i) {
       const unsigned w = reverse ? n_warps - 1 - i : i;
       for (int rounds = 0;; ++rounds) {
@@ -137,9 +135,14 @@ void run_blocks(unsigned blocks, unsigned threads, uint3 first) {
         if (rounds > 50'000'000) fail("a warp collective was not reached by all lanes");
       }
     }
-    bool released = false;
+    bool released = false, paused = false;
     for (unsigned b = 0; b < blocks; ++b) released = release(b * threads, (b + 1) * threads, Fiber::at_barrier) || released;
-    if (released || release(0, all, Fiber::at_cluster)) continue;
+    for (unsigned t = 0; t < all; ++t) {
+      if (fibers[t].state == Fiber::paused) fibers[t].state = Fiber::ready, paused = true;
+    }
+    if (paused && !released && ++pauses > 10'000) fail("blocks wait for each other");
+    if (released) pauses = 0;
+    if (released || paused || release(0, all, Fiber::at_grid_barrier)) continue;
     for (unsigned t = 0; t < all; ++t) {
       if (fibers[t].state != Fiber::finished) fail("a barrier was not reached by all threads");
     }
@@ -186,23 +189,14 @@ void block_barrier() {
   yield();
 }
 
-int cluster_rank() { return static_cast<int>(current / block_threads); }
-
-void cluster_arrive() {
-  if (std::exchange(fibers[current].arrived, true)) fail("a thread arrived at the cluster's barrier twice");
-}
-
-void cluster_wait() {
-  if (!std::exchange(fibers[current].arrived, false)) fail("a thread waits at the cluster's barrier and never arrived");
-  fibers[current].state = Fiber::at_cluster;
+void pause() {
+  fibers[current].state = Fiber::paused;
   yield();
 }
 
-void* remote(void* mine, int rank) {
-  const auto offset = static_cast<unsigned char*>(mine) - dynamic_shared();
-  auto& there = shared.at(static_cast<size_t>(rank));
-  if (offset < 0 || offset >= static_cast<ptrdiff_t>(there.size())) fail("a remote store outside dynamic shared memory");
-  return there.data() + offset;
+void wait_for_neighbours() {
+  fibers[current].state = Fiber::at_grid_barrier;
+  yield();
 }
 
 const Slot* exchange(const Slot& mine) {
@@ -218,11 +212,11 @@ const Slot* exchange(const Slot& mine) {
   return w.slots[phase & 1];
 }
 
-void launch(cudaStream_t, dim3 grid, unsigned threads, size_t shared_bytes, std::function<void()> kernel, unsigned cluster) {
-  const unsigned blocks = std::max(1u, cluster);
+void launch(cudaStream_t, dim3 grid, unsigned threads, size_t shared_bytes, std::function<void()> kernel, unsigned side_by_side) {
+  const unsigned blocks = std::max(1u, side_by_side);
   if (threads == 0 || threads % 32 != 0 || threads > 1024 || grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.y > 65535 ||
-      grid.z > 65535 || shared_bytes > 227 * 1024 || blocks > 8 || grid.x % blocks != 0) {
-    std::fprintf(stderr, "emulation: bad launch: grid %u %u %u in clusters of %u, %u threads, %zu bytes\n", grid.x, grid.y, grid.z, blocks, threads,
+      grid.z > 65535 || shared_bytes > 227 * 1024 || blocks > 32 || grid.x % blocks != 0) {
+    std::fprintf(stderr, "emulation: bad launch: grid %u %u %u %u side by side, %u threads, %zu bytes\n", grid.x, grid.y, grid.z, blocks, threads,
                  shared_bytes);
     std::abort();
   }

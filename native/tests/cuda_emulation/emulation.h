@@ -33,16 +33,15 @@ struct Slot {
 extern uint3 thread_index, block_index;
 extern dim3 block_dim, grid_dim;
 
-void launch(cudaStream_t stream, dim3 grid, unsigned threads, size_t shared_bytes, std::function<void()> kernel, unsigned cluster = 0);
+void launch(cudaStream_t stream, dim3 grid, unsigned threads, size_t shared_bytes, std::function<void()> kernel, unsigned side_by_side = 0);
 unsigned char* dynamic_shared();
 void block_barrier();
+// Lets the other threads of the blocks that run side by side go on: for loops that wait for what another block stores.
+void pause();
 
-// Clusters: the blocks of one run side by side, each with its own dynamic shared memory; kernels launched so must not use
-// static shared memory, which all blocks here share.
-int cluster_rank();
-void cluster_arrive();
-void cluster_wait();
-void* remote(void* mine, int rank);
+// Blocks side by side, `side_by_side` of them along x, each with its own dynamic shared memory; kernels launched so must not
+// use static shared memory, which all blocks here share. A barrier of their threads:
+void wait_for_neighbours();
 // Every lane of the warp gives a slot and gets all 32.
 const Slot* exchange(const Slot& mine);
 int lane();

@@ -16,6 +16,17 @@ struct Options {
   bool scores_open = false, mean = false, settled = false;
 };
 
+constexpr SparsePlan kChain{};  // one kernel after another
+const SparsePlan kPlans[] = {{1, 3}, {2, 2}, {5, 4}, {8, 3}};
+std::string name_of(const SparsePlan& plan) { return std::to_string(plan.blocks) + " blocks, " + std::to_string(plan.slots) + " slots"; }
+// Runs f(board) with a board for the plan, and sees that it is left as it was.
+template <class F>
+void with_board(const DecodeShape& shape, int n_rows, int64_t pages, const SparsePlan& plan, F&& f) {
+  Array<uint32_t> board(std::vector<uint32_t>(static_cast<size_t>(std::max<int64_t>(1, sparse_board_words(shape, n_rows, pages, plan))), 0xffffffffu));
+  f(board.get());
+  for (uint32_t word : board.host()) ASSERT_EQ(word, 0xffffffffu) << name_of(plan);
+}
+
 // Three rows of one branch: two that select pages, for different queries, and between them a dense one.
 struct Step {
   const SparseCase& c;
@@ -48,8 +59,7 @@ struct Step {
     rows.set({a, dense, b});
   }
 
-  // cluster 0: the unfused chain.
-  void run(int cluster) {
+  void run(const SparsePlan& plan) {
     const int splits = 3, list_stride = c.list_pages + 1, score_stride = pages + 3;
     const auto heads = static_cast<size_t>(c.heads), d = static_cast<size_t>(c.head_dim);
     Array<uint16_t> result(3 * heads * d);
@@ -59,9 +69,11 @@ struct Step {
     const DecodeShape shape{2, c.heads, c.kv_heads, c.head_dim, shift_of(c.page_size), c.kv_heads, type};
     const DecodeParams attention{rows.get(), 3, shape, q.get(), int64_t{c.heads} * c.head_dim, nullptr, cache.kv.get(), list_array.get(), list_stride,
                                  result.get(), false, splits, partials.get(), arrivals.get(), nullptr, 0, nullptr};
-    sparse_attention({attention, cache.metadata.get(), cache.capacity, score_stride, cluster, o.settled, true, scores.get(), score_stride, 2,
-                      list_array.get(), open.get()},
-                     {});
+    with_board(shape, 3, score_stride, plan, [&](uint32_t* board) {
+      sparse_attention({attention, cache.metadata.get(), cache.capacity, score_stride, plan, board, o.settled, true, scores.get(), score_stride, 2,
+                        list_array.get(), open.get()},
+                       {});
+    });
     out = result.host();
     lists = list_array.host();
     const auto counts = open.host();
@@ -95,23 +107,23 @@ TEST(SparseAttention, FusedEqualsTheChain) {
         Random random(static_cast<unsigned>(c.n));
         Cache cache(random, c.n, c.kv_heads, c.head_dim, c.page_size, type);
         Step step(c, cache, type, o, random);
-        step.run(0);
+        step.run(kChain);
         const auto lists = step.lists;
         const int open_selected = step.open_selected;
         const auto want = step.want();
         EXPECT_LT(difference(step.out, want, type), half_step(type)) << "chain, " << c.n;
-        for (int cluster : {1, 2, 4, 8}) {
-          if (left_out(cluster, 1) && cluster != 8) continue;
-          step.run(cluster);
+        for (const SparsePlan& plan : kPlans) {
+          if (left_out(plan.blocks, 1) && plan.blocks != 5) continue;
+          step.run(plan);
           const auto where = [&] {
             return std::to_string(c.n) + " tokens, " + std::to_string(c.heads) + "/" + std::to_string(c.kv_heads) + " heads of " +
-                   std::to_string(c.head_dim) + ", page " + std::to_string(c.page_size) + ", cluster " + std::to_string(cluster);
+                   std::to_string(c.head_dim) + ", page " + std::to_string(c.page_size) + ", " + name_of(plan);
           };
           ASSERT_EQ(step.lists, lists) << where();
           EXPECT_EQ(step.open_selected, open_selected) << where();
           EXPECT_LT(difference(step.out, want, type), half_step(type)) << where();
           const auto first = step.out;
-          step.run(cluster);
+          step.run(plan);
           EXPECT_EQ(step.out, first) << where();
         }
         // Teeth: the comparison notices one page missing.
@@ -185,7 +197,7 @@ TEST(SparseAttention, AppendsLikeRopeAppend) {
           std::vector<uint16_t> out, kv, metadata, qkv;
           std::vector<int32_t> lists;
         };
-        const auto run = [&](int cluster, bool fused) {
+        const auto run = [&](const SparsePlan& plan, bool fused) {
           const int splits = 2, score_stride = cache.pages;
           const auto heads = static_cast<size_t>(2 * c.heads);
           cache.kv.set(kv_before);
@@ -200,21 +212,23 @@ TEST(SparseAttention, AppendsLikeRopeAppend) {
           const DecodeParams attention{rows.get(), 2, shape, qkv.get(), width, nullptr, cache.kv.get(), lists.get(), c.list_pages,
                                        out.get(), false, splits, partials.get(), arrivals.get(), nullptr, 0, nullptr};
           if (!fused) rope_append(append, {});
-          sparse_attention({attention, cache.metadata.get(), cache.capacity, score_stride, cluster, true, false, scores.get(), score_stride, 2,
-                            lists.get(), nullptr, fused ? append : AppendParams{}},
-                           {});
+          with_board(shape, 2, score_stride, plan, [&](uint32_t* board) {
+            sparse_attention({attention, cache.metadata.get(), cache.capacity, score_stride, plan, board, true, false, scores.get(), score_stride, 2,
+                              lists.get(), nullptr, fused ? append : AppendParams{}},
+                             {});
+          });
           return After{out.host(), cache.kv.host(), cache.metadata.host(), qkv.host(), lists.host()};
         };
-        for (int cluster : {0, 1, 2, 4, 8}) {
+        for (const SparsePlan& plan : {kChain, kPlans[0], kPlans[1], kPlans[2], kPlans[3]}) {
           const std::string where = std::to_string(c.n) + " tokens, " + std::to_string(c.heads) + "/" + std::to_string(c.kv_heads) + " heads of " +
-                                    std::to_string(d) + ", page " + std::to_string(c.page_size) + (biased ? ", bias" : "") + ", cluster " + std::to_string(cluster);
-          const After want = run(cluster, false), got = run(cluster, true);
+                                    std::to_string(d) + ", page " + std::to_string(c.page_size) + (biased ? ", bias" : "") + ", " + name_of(plan);
+          const After want = run(plan, false), got = run(plan, true);
           ASSERT_EQ(got.kv, want.kv) << where;
           ASSERT_EQ(got.metadata, want.metadata) << where;
           ASSERT_EQ(got.lists, want.lists) << where;
           ASSERT_EQ(got.out, want.out) << where;
           // One kernel leaves the projection alone: blocks that start late must find it as it was.
-          EXPECT_EQ(got.qkv, cluster > 0 ? input : want.qkv) << where;
+          EXPECT_EQ(got.qkv, plan.blocks > 0 ? input : want.qkv) << where;
           // Nothing was read before it was there, and what was compared is what the step writes.
           for (double x : widen(got.out, type)) ASSERT_TRUE(std::isfinite(x)) << where;
           for (int b = 0; b < 2; ++b) {
@@ -338,24 +352,27 @@ TEST(SparseAttention, WholeLayers) {
     Array<float> scores(static_cast<size_t>(c.kv_heads * pages)), partials(static_cast<size_t>(c.heads * splits * (d + 2)));
     Array<unsigned> arrivals(std::vector<unsigned>(static_cast<size_t>(c.heads), 0));
     const auto lists_size = static_cast<size_t>(c.kv_heads * c.list_pages);
-    const auto run = [&](int cluster, std::vector<int32_t>& lists) {
+    const auto run = [&](const SparsePlan* plan, std::vector<int32_t>& lists) {
       Array<uint16_t> out(static_cast<size_t>(c.heads * d));
       Array<int32_t> list_array(lists_size);
       const DecodeParams attention{rows.get(), 1, shape, q.get(), int64_t{c.heads} * d, nullptr, kv.get(), list_array.get(), c.list_pages, out.get(), false,
                                    splits, partials.get(), arrivals.get(), nullptr, 0, nullptr};
       const int blocks = estimate_blocks(shape, 1, pages, sms);
-      if (cluster < 0) {
+      if (!plan) {
         naive_estimate({rows.get(), 1, shape, q.get(), int64_t{c.heads} * d, metadata.get(), kv.get(), pages, scores.get(), pages, blocks}, {});
         naive_top_k({rows.get(), 1, shape, scores.get(), pages, pages, list_array.get(), c.list_pages, nullptr}, {});
         naive_decode_attention(attention, {});
       } else {
-        sparse_attention({attention, metadata.get(), pages, pages, cluster, true, false, scores.get(), pages, blocks, list_array.get(), nullptr}, {});
+        with_board(shape, 1, pages, *plan, [&](uint32_t* board) {
+          sparse_attention({attention, metadata.get(), pages, pages, *plan, board, true, false, scores.get(), pages, blocks, list_array.get(), nullptr}, {});
+        });
       }
       lists = list_array.host();
       return out.host();
     };
     std::vector<int32_t> plain_lists, chain_lists, fused_lists;
-    const auto plain = run(-1, plain_lists), chain = run(0, chain_lists), fused = run(sparse_cluster(shape, 1, pages, c.list_pages, sms), fused_lists);
+    const SparsePlan best = sparse_plan(shape, 1, pages, c.list_pages, sms);
+    const auto plain = run(nullptr, plain_lists), chain = run(&kChain, chain_lists), fused = run(&best, fused_lists);
     ASSERT_EQ(chain_lists, fused_lists) << c.n;
     // Scores that agree to within rounding may change places: a few pages in all.
     int different = 0;
@@ -372,17 +389,21 @@ TEST(SparseAttention, WholeLayers) {
   }
 }
 
-TEST(SparseAttention, ChoosesAClusterThatFillsTheGpu) {
+TEST(SparseAttention, PlansFillTheGpu) {
   QUEST_NEEDS_GPU();
   if (shared_limit() < 227 * 1024) GTEST_SKIP() << "the sizes below are those of sm_90";
   const DecodeShape mha{2, 32, 32, 128, 4, 32, Half::fp16}, gqa{2, 32, 8, 128, 4, 8, Half::fp16}, own{2, 32, 8, 128, 4, 32, Half::fp16};
-  EXPECT_EQ(sparse_cluster(mha, 1, 2048, 128, 132), 4);
-  EXPECT_EQ(sparse_cluster(mha, 2, 2048, 128, 132), 2);
-  EXPECT_EQ(sparse_cluster(mha, 16, 2048, 128, 132), 1);
-  EXPECT_EQ(sparse_cluster(mha, 64, 2048, 128, 132), 0);  // rows enough: one kernel after another
-  EXPECT_EQ(sparse_cluster(gqa, 1, 10240, 256, 132), 8);
-  EXPECT_EQ(sparse_cluster(own, 1, 2048, 128, 132), 0);
-  EXPECT_EQ(sparse_cluster(mha, 1, 16384, 128, 132), 0);  // scores that shared memory does not hold
+  const auto blocks = [](const DecodeShape& shape, int n_rows, int64_t max_pages, int64_t list_pages) {
+    const SparsePlan plan = sparse_plan(shape, n_rows, max_pages, list_pages, 132);
+    return plan.blocks * n_rows * shape.n_kv_heads;
+  };
+  EXPECT_EQ(blocks(mha, 1, 2048, 128), 128);
+  EXPECT_EQ(blocks(mha, 2, 2048, 128), 128);
+  EXPECT_EQ(blocks(mha, 16, 2048, 128), 512);
+  EXPECT_EQ(blocks(mha, 64, 2048, 128), 0);  // rows enough: one kernel after another
+  EXPECT_EQ(blocks(gqa, 1, 10240, 256), 128);
+  EXPECT_EQ(blocks(own, 1, 2048, 128), 0);
+  EXPECT_EQ(blocks(mha, 1, 65536, 128), 0);  // scores that shared memory does not hold
 }
 
 }  // namespace quest::cuda::test

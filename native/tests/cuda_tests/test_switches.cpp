@@ -137,7 +137,7 @@ TEST(Switches, LeaveTokensAndLogitsAlone) {
     int major = 0;
     check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0), "cudaDeviceGetAttribute");
     if (major < 9) continue;
-    const Off off("QUEST_CUDA_CLUSTERS");
+    const Off off("QUEST_CUDA_FUSED");
     const Said got = generate_all(spec);
     EXPECT_EQ(got.logits[0], want.logits[0]) << "the full cache" << weights;
     EXPECT_NE(got.fed, want.fed) << "nothing was switched off" << weights;
