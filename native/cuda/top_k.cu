@@ -5,7 +5,7 @@
 // through in global memory. The order is exact in fp32.
 //
 // Bytes are few (32 lists of 2048 pages: 0.3 MB); latency is all: four barriers.
-// Measured on an H100: 5.2 us, 9.4 us for 8192 pages (8.8 and 13.6 by counting bits); target 4 us.
+// Measured on an H100: 5.4 us, 9.1 us for 8192 pages (8.8 and 13.6 by counting bits); target 4 us.
 // Test: quest_cuda_tests --gtest_filter='TopK*'. Time: quest_cuda_bench attention.
 #include "cuda/dispatch.cuh"
 #include "cuda/selection.cuh"
