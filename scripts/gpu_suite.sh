@@ -2,7 +2,7 @@
 # Builds and checks quest on a GPU machine, from a bundle made by scripts/pack_gpu.js or from a checkout:
 #   bash gpu_suite.sh [--logs FOLDER] [tests] [sanitizer] [cli] [bench]     all parts when none is named
 # tests: the native CUDA tests; sanitizer: every kernel on small shapes under memcheck and racecheck; cli: the commands
-# through Node, CPU against GPU, and greedy output twenty times; bench: the numbers of results/h100 (five minutes).
+# through Node, CPU against GPU, and greedy output twenty times; bench: the numbers of results/h100 (ten minutes).
 set -u
 here=$(cd "$(dirname "$0")" && pwd)
 export PATH=$PATH:/usr/local/cuda/bin
@@ -74,9 +74,9 @@ build() {
 results() {
   local bench="node $root/bin/quest.js bench" budgets=512,1024,2048,4096
   $bench kernels --device cuda --budget $budgets --seconds 0.15 --out "$logs/h100" &&
-    $bench e2e --device cuda --shape llama2-7b --budget $budgets,full --out "$logs/h100/e2e-llama2-7b" &&
-    $bench e2e --device cuda --shape llama2-7b --weights int4 --budget $budgets,full --out "$logs/h100/e2e-llama2-7b-int4" &&
-    $bench e2e --device cuda --shape llama3.1-8b --context 32768,131072 --budget $budgets,full --out "$logs/h100/e2e-llama3.1-8b" &&
+    $bench e2e --device cuda --shape llama2-7b --context 8192,16384,32768,65536 --budget $budgets,full --out "$logs/h100/e2e-llama2-7b" &&
+    $bench e2e --device cuda --shape llama2-7b --weights int4 --context 8192,16384,32768,65536 --budget $budgets,full --out "$logs/h100/e2e-llama2-7b-int4" &&
+    $bench e2e --device cuda --shape llama3.1-8b --context 8192,16384,32768,65536,131072 --budget $budgets,full --out "$logs/h100/e2e-llama3.1-8b" &&
     $bench compare --device cuda --context 32768 --budget 2048 --out "$logs/h100/compare"
 }
 

@@ -73,7 +73,7 @@ void attention(int heads, int kv_heads, int context, const std::vector<int>& bud
   Buffer<unsigned> arrivals(static_cast<size_t>(heads));
   check(cudaMemset(arrivals.get(), 0, arrivals.size() * 4), "arrivals");
   Buffer<uint32_t> board(size_t{8} << 20);  // large enough for every plan
-  check(cudaMemset(board.get(), 0xff, board.size() * 4), "board");
+  check(cudaMemsetAsync(board.get(), 0xff, board.size() * 4, stream), "board");
   Buffer<DecodeRow> rows(2);  // dense, sparse
   const DecodeShape shape{5, heads, kv_heads, d, 4, kv_heads, Half::fp16};
   const std::string name = std::to_string(context / 1024) + "K " + std::to_string(heads) + "/" + std::to_string(kv_heads);

@@ -204,7 +204,7 @@ class CudaBench final : public KernelBench {
     const SparsePlan fused = fuses_ ? sparse_plan(l.shape, 1, l.pages, k, sms_) : SparsePlan{};
     if (const auto words = static_cast<size_t>(fused.blocks > 0 ? sparse_board_words(l.shape, 1, l.pages, fused) : 0); words > l.board.size()) {
       l.board.resize(words);
-      check(cudaMemset(l.board.get(), 0xff, words * sizeof(uint32_t)), "memset");
+      check(cudaMemsetAsync(l.board.get(), 0xff, words * sizeof(uint32_t), stream_), "memset");
     }
     sparse_attention({{l.rows.get() + 1, 1, l.shape, l.q.get(), l.shape.n_heads * l.shape.head_dim, nullptr, l.kv.get() + copy * l.kv_elements, l.lists.get(),
                        static_cast<int32_t>(k), l.out.get(), false, l.splits, l.partials.get(), l.arrivals.get(), nullptr, 0, nullptr},

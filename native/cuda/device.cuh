@@ -150,17 +150,6 @@ __device__ inline float exp2_approx(float x) {
 }
 #endif
 
-// Waits until at most `pending` of the copies committed last are still on their way; kMost: the most there may be.
-template <int kMost>
-__device__ inline void copy_async_wait_but(int pending) {
-  if constexpr (kMost == 0) {
-    copy_async_wait<0>();
-  } else {
-    if (pending == kMost) return copy_async_wait<kMost>();
-    copy_async_wait_but<kMost - 1>(pending);
-  }
-}
-
 // Warps ---------------------------------------------------------------------------------------------------------------
 
 __device__ inline float warp_sum(float x) {

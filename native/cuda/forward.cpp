@@ -13,6 +13,7 @@ namespace quest::cuda {
 
 namespace {
 
+constexpr size_t kBoardWords = size_t{4} << 20;
 constexpr size_t kScoreFloats = size_t{16} << 20;
 constexpr size_t kListEntries = size_t{4} << 20;
 constexpr size_t kMaxInputColumns = 95 * 1024;  // of a GEMV's input in shared memory, where the GPU has it
@@ -290,7 +291,7 @@ void Forward::enqueue_rows(Pass& pass, const RowGroup& group, int64_t layer) {
       if (fused.blocks > 0) {
         const int64_t words = sparse_board_words(shape, n, score_stride, fused);
         if (static_cast<size_t>(words) > board_.size()) {
-          grow(board_, words, 0);
+          grow(board_, words, kBoardWords);
           check(cudaMemsetAsync(board_.get(), 0xff, board_.size() * sizeof(uint32_t), stream_), "memset");
         }
       }
@@ -559,7 +560,14 @@ void Forward::launch_pass(Pass& pass, bool greedy, const JobControl* job) {
   if (job) job->check();
   // Scratch grows in enqueue_rows, which a capture must not see: the first pass of a shape runs as it is, the second captures.
   cudaGraphExec_t* exec = step_graphs_.find(shape_of(pass, greedy));
-  if (!exec) return enqueue(job);
+  if (!exec) {
+    try {
+      return enqueue(job);
+    } catch (...) {
+      forget_graphs();  // this pass may not have come to where scratch grows
+      throw;
+    }
+  }
   if (!*exec) {
     cudaGraph_t graph = nullptr;
     check(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "graph capture");

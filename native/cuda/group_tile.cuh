@@ -37,14 +37,6 @@ struct GroupQueries {
       chunk[j] = lane / 4 < group ? *reinterpret_cast<const uint4*>(queries + lane / 4 * D + (4 * j + lane % 4) * 8) : uint4{0, 0, 0, 0};
     }
   }
-
-  template <class T>
-  __device__ void store(T* queries, int group, int lane) const {
-#pragma unroll
-    for (int j = 0; j < D / 32; ++j) {
-      if (lane / 4 < group) *reinterpret_cast<uint4*>(queries + lane / 4 * D + (4 * j + lane % 4) * 8) = chunk[j];
-    }
-  }
 };
 
 // score[0..3] += rows of the two chunk lists by the heads. first: of row lane/4; second: of row lane/4 + 8.

@@ -227,48 +227,48 @@ __device__ inline void sparse_body(const SparseParams& p) {
     if (lane == 0) board_post(board + scored, score);
   }
   // Selection: every block for itself, from the scores that all have posted, so that lists need not travel.
-      if (!scores_open && threadIdx.x == 0) list[chosen] = pages - 1;
-      if (chosen > 0) {
-        constexpr int kBatch = 2;
-              uint32_t lowest = 0xffffffffu, highest = 0;
-  #pragma unroll 1
-        for (int base = static_cast<int>(threadIdx.x) * 4; base - lane * 4 < rivals; base += kBatch * kThreads * 4) {
-          uint4 four[kBatch];
+  if (!scores_open && threadIdx.x == 0) list[chosen] = pages - 1;
+  if (chosen > 0) {
+    constexpr int kBatch = 2;
+    uint32_t lowest = 0xffffffffu, highest = 0;
+#pragma unroll 1
+    for (int base = static_cast<int>(threadIdx.x) * 4; base - lane * 4 < rivals; base += kBatch * kThreads * 4) {
+      uint4 four[kBatch];
 #pragma unroll
-          for (int b = 0; b < kBatch; ++b) four[b] = {kBlank, kBlank, kBlank, kBlank};
-          board_await([&] {
-            bool there = true;
+      for (int b = 0; b < kBatch; ++b) four[b] = {kBlank, kBlank, kBlank, kBlank};
+      board_await([&] {
+        bool there = true;
 #pragma unroll
-            for (int b = 0; b < kBatch; ++b) {
-              const int j = base + b * kThreads * 4;
-              const auto missing = [&] {
-                return j < rivals && (four[b].x == kBlank || (four[b].y == kBlank && j + 1 < rivals) || (four[b].z == kBlank && j + 2 < rivals) ||
-                                      (four[b].w == kBlank && j + 3 < rivals));
-              };
-              if (missing()) four[b] = board_words(board + j);  // only these again: others are still reading
-              there = there && !missing();
-            }
-            return there;
-          });
-#pragma unroll
-          for (int b = 0; b < kBatch; ++b) {
-            const int j = base + b * kThreads * 4;
-            const uint32_t bits[4] = {four[b].x, four[b].y, four[b].z, four[b].w};
-  #pragma unroll
-            for (int i = 0; i < 4; ++i) {
-              if (j + i >= rivals) continue;
-              float score;
-              __builtin_memcpy(&score, &bits[i], 4);
-              scores[j + i] = score;
-              lowest = min(lowest, ordered_key(score));
-              highest = max(highest, ordered_key(score));
-            }
-          }
+        for (int b = 0; b < kBatch; ++b) {
+          const int j = base + b * kThreads * 4;
+          const auto missing = [&] {
+            return j < rivals && (four[b].x == kBlank || (four[b].y == kBlank && j + 1 < rivals) || (four[b].z == kBlank && j + 2 < rivals) ||
+                                  (four[b].w == kBlank && j + 3 < rivals));
+          };
+          if (missing()) four[b] = board_words(board + j);  // only these again: others are still reading
+          there = there && !missing();
         }
-        block_range(lowest, highest, selection.counts);
-        select_top<kThreads>(scores, rivals, chosen, lowest, highest, selection, [&](int i, int page) { list[i] = page; });
+        return there;
+      });
+#pragma unroll
+      for (int b = 0; b < kBatch; ++b) {
+        const int j = base + b * kThreads * 4;
+        const uint32_t bits[4] = {four[b].x, four[b].y, four[b].z, four[b].w};
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          if (j + i >= rivals) continue;
+          float score;
+          __builtin_memcpy(&score, &bits[i], 4);
+          scores[j + i] = score;
+          lowest = min(lowest, ordered_key(score));
+          highest = max(highest, ordered_key(score));
+        }
       }
-      __syncthreads();
+    }
+    block_range(lowest, highest, selection.counts);
+    select_top<kThreads>(scores, rivals, chosen, lowest, highest, selection, [&](int i, int page) { list[i] = page; });
+  }
+  __syncthreads();
 
   // Attention over this block's tiles of the list.
   const int missing = list[list_pages - 1] == pages - 1 ? (pages << shift) - n : 0;  // of the open page; it is the list's last
