@@ -6,7 +6,7 @@ import { QuestError } from '../src/errors.js';
 import { isRunning, ownIdentity, type ProcessIdentity } from '../src/processes.js';
 import { outputError } from '../src/report/files.js';
 
-const LOCK_NAME = 'run.lock';
+export const LOCK_NAME = 'run.lock';
 
 /** A process that was killed a moment ago may not be gone yet. */
 const PATIENCE_MS = 1000;

@@ -2,7 +2,6 @@
 import { existsSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { journalStarted, openJournal, readJournal } from '../../eval/journal.js';
-import { lockFolder } from '../../eval/lock.js';
 import { budgetNotes, type Cell, estimatedReadShare, methodDefinition } from '../../eval/methods.js';
 import {
   checkFolderPlan,
@@ -24,7 +23,7 @@ import { MANIFEST_NAME } from './manifest.js';
 import { describeMemory, estimateMemory, type MemoryEstimate } from './memory.js';
 import { clock, type Progress, startProgress } from './progress.js';
 import { kvTokenBytes, prefillFlops, roughRates } from './rough.js';
-import { makeRunFolder } from './run_folder.js';
+import { holdRunFolder } from './run_folder.js';
 import { checkRunMemory, loadModel, presetNote, runDevice } from './session.js';
 import type { Settings } from './settings.js';
 import { refuseSweepFolder } from './sweep/store.js';
@@ -77,8 +76,8 @@ export function planMemory(evaluation: Evaluation): MemoryEstimate {
   });
 }
 
-/** A folder that cannot be written to is found before hours of work. What it returns takes a bare folder back. */
-function openFolder(folder: string): (error: unknown) => void {
+/** A folder that cannot be written to is found before hours of work. See {@link holdRunFolder} for what is returned. */
+function openFolder(folder: string): (failure?: unknown) => void {
   try {
     if (existsSync(folder) && !statSync(folder).isDirectory()) {
       throw new QuestError('E_OUTPUT', `${folder} is a file, not a folder`, {
@@ -90,7 +89,7 @@ function openFolder(folder: string): (error: unknown) => void {
     throw outputError(error, folder);
   }
   refuseSweepFolder(folder);
-  return makeRunFolder(folder);
+  return holdRunFolder(folder);
 }
 
 /** Whether the folder has rows or results that must not be mixed with another plan's. */
@@ -108,8 +107,7 @@ export async function evaluate(
   const memory = planMemory(evaluation);
   // Refused before anything is written. A finished run needs none; one that goes on is checked when it loads the model.
   if (!journalStarted(folder)) checkRunMemory(settings, checkpoint.spec, memory);
-  const takeBack = openFolder(folder);
-  const unlock = lockFolder(folder);
+  const giveBack = openFolder(folder);
   let model: Model | undefined;
   let failure: unknown;
   try {
@@ -174,8 +172,7 @@ export async function evaluate(
     throw error;
   } finally {
     model?.dispose();
-    unlock();
-    if (failure !== undefined) takeBack(failure);
+    giveBack(failure);
   }
 }
 

@@ -9,12 +9,11 @@ import {
   deviceName,
   openBenchJournal,
 } from '../../../eval/efficiency/bench_journal.js';
-import { lockFolder } from '../../../eval/lock.js';
 import type { DeviceInfo } from '../../runtime/index.js';
 import type { CommandContext } from '../commands.js';
 import { writeManifest } from '../manifest.js';
 import { startProgress } from '../progress.js';
-import { makeRunFolder } from '../run_folder.js';
+import { holdRunFolder } from '../run_folder.js';
 import { refuseSweepFolder } from '../sweep/store.js';
 
 export type BenchCase = BenchRow['case'];
@@ -58,8 +57,7 @@ export async function runBench<T>(
   const started = new Date();
   const folder = benchFolder(context, plan);
   refuseSweepFolder(folder);
-  const takeBack = makeRunFolder(folder);
-  const unlock = lockFolder(folder);
+  const giveBack = holdRunFolder(folder);
   let failure: unknown;
   try {
     using journal = openBenchJournal(folder, plan.name, out.note);
@@ -114,7 +112,6 @@ export async function runBench<T>(
     failure = error;
     throw error;
   } finally {
-    unlock();
-    if (failure !== undefined) takeBack(failure);
+    giveBack(failure);
   }
 }

@@ -2,7 +2,6 @@
 import { createHash } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
-import { lockFolder } from '../../../eval/lock.js';
 import { QuestError } from '../../errors.js';
 import { writeFileAtomic } from '../../report/files.js';
 import { type SweepCell, sweepLongTable, sweepPanels, sweepWideTable } from '../../report/sweep.js';
@@ -11,7 +10,7 @@ import { plural } from '../../words.js';
 import type { CommandContext } from '../commands.js';
 import { environment, MANIFEST_NAME } from '../manifest.js';
 import { startProgress } from '../progress.js';
-import { makeRunFolder } from '../run_folder.js';
+import { holdRunFolder } from '../run_folder.js';
 import type { Settings } from '../settings.js';
 import { readSweepFile } from '../sweep/file.js';
 import { parseDevices, runLocal } from '../sweep/local.js';
@@ -160,8 +159,7 @@ export async function run(context: CommandContext): Promise<number> {
     out.data(describeSweep(folder, units, slurm));
     return 0;
   }
-  const takeBack = makeRunFolder(folder);
-  const unlock = lockFolder(folder);
+  const giveBack = holdRunFolder(folder);
   let failure: unknown;
   try {
     checkSweepFolder(folder, units);
@@ -204,7 +202,6 @@ export async function run(context: CommandContext): Promise<number> {
     failure = error;
     throw error;
   } finally {
-    unlock();
-    if (failure !== undefined) takeBack(failure);
+    giveBack(failure);
   }
 }
