@@ -251,19 +251,21 @@ using quest::cuda::emulation::Recording;
 
 extern "C" {
 
-cudaError_t cudaMalloc(void** p, size_t n) {
+cudaError_t cudaMallocHost(void** p, size_t n) {
   *p = std::aligned_alloc(256, (n + 255) / 256 * 256);
   if (!*p) return cudaErrorMemoryAllocation;
-  std::memset(*p, 0xff, n);
+  // NaN in every format, and not the bits of a wiped board: memory that nobody initialised must not look like one.
+  std::fill_n(static_cast<uint32_t*>(*p), (n + 255) / 256 * 64, 0xfffdfffdu);
   return cudaSuccess;
 }
-cudaError_t cudaFree(void* p) {
+cudaError_t cudaFreeHost(void* p) {
   perform_all();
   std::free(p);
   return cudaSuccess;
 }
-cudaError_t cudaMallocHost(void** p, size_t n) { return cudaMalloc(p, n); }
-cudaError_t cudaFreeHost(void* p) { return cudaFree(p); }
+// As on a GPU, a graph that is being captured allows neither.
+cudaError_t cudaMalloc(void** p, size_t n) { return recording ? cudaErrorStreamCaptureUnsupported : cudaMallocHost(p, n); }
+cudaError_t cudaFree(void* p) { return recording ? cudaErrorStreamCaptureUnsupported : cudaFreeHost(p); }
 cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
   const char* mib = std::getenv("QUEST_EMULATE_MIB");
   *free = *total = static_cast<size_t>(mib ? std::atoll(mib) : 1024) << 20;
