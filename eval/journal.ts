@@ -16,6 +16,7 @@ import {
 import { dirname, join } from 'node:path';
 import { z } from 'zod';
 import { QuestError } from '../src/errors.js';
+import { readError } from '../src/reading.js';
 import { outputError, syncFolder, writeAll } from '../src/report/files.js';
 import type { Counters } from '../src/runtime/addon.js';
 
@@ -120,11 +121,17 @@ function parseJournal<Row extends KeyedRow>(bytes: Buffer, path: string, schema:
 export function readJournal(folder: string, extra?: z.ZodRawShape): JournalRow[] {
   const path = join(folder, JOURNAL_NAME);
   if (!existsSync(path)) return [];
+  let bytes: Buffer;
   try {
-    return parseJournal<JournalRow>(readFileSync(path), path, rowSchema(extra)).rows;
-  } catch (error) {
-    throw outputError(error, path);
+    bytes = readFileSync(path);
+  } catch (cause) {
+    throw readError(cause, path, {
+      code: 'E_OUTPUT',
+      hint: 'check the permissions of the folder',
+      exitCode: 3,
+    });
   }
+  return parseJournal<JournalRow>(bytes, path, rowSchema(extra)).rows;
 }
 
 /** Whether anything was appended yet, a torn line included. */

@@ -3,6 +3,7 @@ import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { z } from 'zod';
 import { QuestError } from '../errors.js';
+import { readReason } from '../reading.js';
 import { benchSubject, benchTables, benchWide } from './bench-run.js';
 import { parseCsv, parseMarkdownTable, type TextTable } from './html-csv.js';
 
@@ -72,9 +73,8 @@ function readText(path: string, missing: string): string {
     if (size <= MAX_BYTES) return readFileSync(path, 'utf8');
   } catch (error) {
     if (error instanceof QuestError) throw error;
-    const { code, message } = error as NodeJS.ErrnoException;
-    if (code === 'ENOENT') throw bad(path, 'is missing', missing, error);
-    throw bad(path, `cannot be read: ${code ?? message}`, 'check the permissions of the folder', error);
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') throw bad(path, 'is missing', missing, error);
+    throw bad(path, `cannot be read: ${readReason(error)}`, 'check the permissions of the folder', error);
   }
   throw bad(path, `has ${size} bytes, which no run writes`, 'give the folder of a finished run');
 }
