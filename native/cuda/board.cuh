@@ -29,13 +29,13 @@ __device__ inline uint32_t board_word(const uint32_t* word) {
 #endif
 }
 
-// Four words, each whole, not all of one moment.
-__device__ inline uint4 board_words(const uint32_t* words) {
+// Two words, each whole, not both of one moment.
+__device__ inline uint2 board_pair(const uint32_t* words) {
 #ifdef QUEST_EMULATE
-  return *reinterpret_cast<const uint4*>(words);
+  return *reinterpret_cast<const uint2*>(words);
 #else
-  uint4 v;
-  asm volatile("ld.relaxed.gpu.global.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(words) : "memory");
+  uint2 v;
+  asm volatile("ld.relaxed.gpu.global.v2.u32 {%0,%1}, [%2];" : "=r"(v.x), "=r"(v.y) : "l"(words) : "memory");
   return v;
 #endif
 }

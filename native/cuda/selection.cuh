@@ -122,53 +122,51 @@ struct SelectScratch {  // in shared memory, 16-byte aligned
   unsigned bins[kBins / 16 * 20];  // 16 bins in 20 words: a warp reads them all without bank conflicts
   uint32_t candidates[kCandidates];
   uint4 counts[2 * kWarps];
-  unsigned found;        // candidates
+  unsigned found;  // candidates
 };
 
-// A barrier before select_top makes this seen.
+// A barrier before the first score is counted makes this seen.
 template <int kThreads>
 __device__ inline void select_prepare(SelectScratch<kThreads / 32>& scratch) {
+#pragma unroll 1
   for (int i = static_cast<int>(threadIdx.x); i < kBins / 16 * 20; i += kThreads) scratch.bins[i] = 0;
   for (int i = static_cast<int>(threadIdx.x); i < kCandidates; i += kThreads) scratch.candidates[i] = 0;
   if (threadIdx.x == 0) scratch.found = 0;
 }
 
-// Calls place(i, j) where scores[j] is the i-th of the k chosen in index order: the k largest of n, ties to the lower index,
-// NaN as -inf. scores and the prepared scratch in shared memory, visible to all; lowest, highest: the range of the scores'
-// keys; 1 <= k <= n. Every thread of the block takes part; a barrier is needed before what `place` stored is read.
-// Three barriers on the way, loads eight at a time: all of this is latency.
+// Which bin a score falls into, the range of all scores given: never falls as the score rises. Where the range is not finite,
+// or a point, it is bin 0 for all.
+struct Bins {
+  float scale, offset;
+
+  __device__ Bins(float lowest, float highest) : scale(static_cast<float>(kBins) / (highest - lowest)), offset(-lowest * scale) {}
+  __device__ float of(float score) const { return fminf(fmaxf(fmaf(score, scale, offset), 0.0f), static_cast<float>(kBins - 1)); }
+};
+
+// What select_top needs room for: scores of `n`, then -inf, which come last among equals, up to whole rows of a warp.
+inline __host__ __device__ int64_t select_room(int64_t n) { return (n + 127) / 128 * 128; }
+
+// Four scores, for the histogram.
+template <int kWarps>
+__device__ inline void select_count(SelectScratch<kWarps>& scratch, const Bins& bins, const float4& four) {
+  const float score[4] = {four.x, four.y, four.z, four.w};
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const int bin = static_cast<int>(bins.of(score[i]));
+    atomicAdd(&scratch.bins[bin + (bin >> 4) * 4], 1u);
+  }
+}
+
+// Calls place(i, j) where scores[j] is the i-th of the k chosen in index order: the k largest, ties to the lower index.
+// scores: n in shared memory, n a select_room(), 16-byte aligned, no NaN; all of them counted. 1 <= k <= n.
+// Every thread of the block takes part; a barrier is needed before what `place` stored is read.
+// Three barriers on the way. All of this is latency. The loops over scores have no branches and are not unrolled: with branches
+// a round of a count took 400 cycles instead of 130, and code that runs once is fetched more slowly than it runs.
 template <int kThreads, class Place>
-__device__ inline void select_top(const float* scores, int n, int k, uint32_t lowest, uint32_t highest, SelectScratch<kThreads / 32>& scratch,
-                                  Place&& place) {
-  constexpr int kWarps = kThreads / 32, kBatch = 8;
+__device__ inline void select_top(const float* scores, int n, int k, const Bins& bins, SelectScratch<kThreads / 32>& scratch, Place&& place) {
+  constexpr int kWarps = kThreads / 32;
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
   const auto want = static_cast<unsigned>(k);
-  const float low = from_ordered_key(lowest), scale = static_cast<float>(kBins) / (from_ordered_key(highest) - low);
-  // Never falls as the score rises; NaN, and everything where the range is not finite, goes into bin 0.
-  const auto bin_of = [&](float score) {
-    const float x = (score - low) * scale;
-    return x > 0 ? static_cast<int>(x < kBins - 1 ? x : kBins - 1) : 0;
-  };
-  const auto bin_word = [](int bin) { return bin + (bin >> 4) * 4; };
-
-  // Each warp keeps to a part of its own, so that places follow from counts per warp.
-  const int part = (n + kThreads - 1) / kThreads * 32, begin = warp * part, end = min(n, begin + part);
-  float batch[kBatch];
-  const auto load = [&](int base) {
-#pragma unroll
-    for (int i = 0; i < kBatch; ++i) {
-      const int j = base + i * 32 + lane;
-      batch[i] = j < end ? scores[j] : 0;
-    }
-  };
-#pragma unroll 1
-  for (int base = begin; base < end; base += kBatch * 32) {
-    load(base);
-#pragma unroll
-    for (int i = 0; i < kBatch; ++i) {
-      if (base + i * 32 + lane < end) atomicAdd(&scratch.bins[bin_word(bin_of(batch[i]))], 1u);
-    }
-  }
   __syncthreads();
 
   // Every warp finds the bin of the k-th for itself: first the 16 neighbours that a lane has, then which of them.
@@ -176,7 +174,7 @@ __device__ inline void select_top(const float* scores, int n, int k, uint32_t lo
 #pragma unroll
   for (int i = 0; i < 16; i += 4) {
     const uint4 four = *reinterpret_cast<const uint4*>(scratch.bins + lane * 20 + i);
-    total += four.x + four.y + four.z + four.w;
+    total += four.x + four.y + (four.z + four.w);
   }
   const auto sum_up_to = [&](unsigned x) {  // over lanes
 #pragma unroll
@@ -192,23 +190,27 @@ __device__ inline void select_top(const float* scores, int n, int k, uint32_t lo
   const unsigned mine = lane < 16 ? scratch.bins[neighbours * 20 + 15 - lane] : 0;  // from the highest bin down
   const unsigned above_mine = above + sum_up_to(mine) - mine;
   const int hit = 31 - __clz(static_cast<int>(__ballot_sync(kFull, above_mine < want && want <= above_mine + mine)));
-  const int bin = neighbours * 16 + 15 - hit;
   const unsigned in_bin = __shfl_sync(kFull, mine, hit);
   above = __shfl_sync(kFull, above_mine, hit);
 
+  // A warp's part is in one piece, so that places follow from one count per warp; four scores a lane at a time.
+  const int part = (n + kThreads * 4 - 1) / (kThreads * 4) * 128, begin = warp * part + lane * 4, end = min(n, warp * part + part);
+  // Of four scores: the bits of those that `is` likes.
+  const auto bits_of = [&](int base, auto&& is) {
+    const float4 four = *reinterpret_cast<const float4*>(scores + base);
+    return static_cast<unsigned>(is(four.x, 0)) | static_cast<unsigned>(is(four.y, 1)) << 1 | static_cast<unsigned>(is(four.z, 2)) << 2 |
+           static_cast<unsigned>(is(four.w, 3)) << 3;
+  };
   Threshold t{0, above};
+  unsigned equal_to_it = 0;
   if (in_bin <= kCandidates) {
+    const auto from = static_cast<float>(neighbours * 16 + 15 - hit);
 #pragma unroll 1
-    for (int base = begin; base < end; base += kBatch * 32) {
-      load(base);
-      unsigned hits = 0;
-#pragma unroll
-      for (int i = 0; i < kBatch; ++i) hits |= static_cast<unsigned>(base + i * 32 + lane < end && bin_of(batch[i]) == bin) << i;
-      if (hits == 0) continue;
-      unsigned at = atomicAdd(&scratch.found, static_cast<unsigned>(__popc(hits)));
-#pragma unroll
-      for (int i = 0; i < kBatch; ++i) {
-        if (hits >> i & 1u) scratch.candidates[at++] = ordered_key(batch[i]);
+    for (int base = begin; base < end; base += 128) {
+      unsigned hits = bits_of(base, [&](float score, int) { return (bins.of(score) >= from) & (bins.of(score) < from + 1); });
+#pragma unroll 1
+      for (; hits != 0; hits &= hits - 1) {
+        scratch.candidates[atomicAdd(&scratch.found, 1u)] = ordered_key(scores[base + 31 - __clz(static_cast<int>(hits & -hits))]);
       }
     }
     __syncthreads();
@@ -217,57 +219,71 @@ __device__ inline void select_top(const float* scores, int n, int k, uint32_t lo
     for (unsigned first = 0; first < in_bin; first += 32) {
       const uint32_t key = first + static_cast<unsigned>(lane) < in_bin ? scratch.candidates[first + static_cast<unsigned>(lane)] : 0;
       unsigned greater = 0, equal = 0;
-#pragma unroll 2
+#pragma unroll 1
       for (unsigned j = 0; j < in_bin; j += 4) {  // zeros behind the last
         const uint4 others = *reinterpret_cast<const uint4*>(scratch.candidates + j);
-        greater += (others.x > key) + (others.y > key) + (others.z > key) + (others.w > key);
-        equal += (others.x == key) + (others.y == key) + (others.z == key) + (others.w == key);
+        greater += (others.x > key) + (others.y > key) + ((others.z > key) + (others.w > key));
+        equal += (others.x == key) + (others.y == key) + ((others.z == key) + (others.w == key));
       }
       const unsigned is = __ballot_sync(kFull, key != 0 && greater < rank && rank <= greater + equal);
       if (is == 0) continue;
       const int source = 31 - __clz(static_cast<int>(is));
       t.key = __shfl_sync(kFull, key, source);
       t.above = above + __shfl_sync(kFull, greater, source);
+      equal_to_it = __shfl_sync(kFull, equal, source);
     }
   } else {
     t = kth_largest(k, scratch.counts, [&](auto&& count) {
-      for (int j = begin + lane; j < end; j += 32) count(ordered_key(scores[j]));
+#pragma unroll 1
+      for (int j = warp * part + lane; j < end; j += 32) count(ordered_key(scores[j]));
     });
     __syncthreads();
   }
 
-  unsigned n_above = 0, n_equal = 0;  // of this lane
+  if (t.above == want) ++t.key;  // kth_largest has stopped early: they are all from the next key up
+  const float threshold = from_ordered_key(t.key);
+  int ties_end = n;  // of those equal to the threshold, the first: up to this index
+  if (t.above != want && t.above + equal_to_it != want) {  // some do not fit, or nobody has counted them
+    unsigned ties = want - t.above;
 #pragma unroll 1
-  for (int base = begin; base < end; base += kBatch * 32) {
-    load(base);
-#pragma unroll
-    for (int i = 0; i < kBatch; ++i) {
-      const uint32_t key = base + i * 32 + lane < end ? ordered_key(batch[i]) : 0;
-      n_above += key > t.key;
-      n_equal += key == t.key;
+    for (ties_end = 0; ties > 0 && ties_end < n; ties_end += 32) {
+      const unsigned equal = __ballot_sync(kFull, scores[ties_end + lane] == threshold);
+      const auto found = static_cast<unsigned>(__popc(equal));
+      if (found >= ties) {
+        const unsigned last = __ballot_sync(kFull, (equal >> lane & 1u) && static_cast<unsigned>(__popc(equal & ((2u << lane) - 1))) == ties);
+        ties_end += 32 - __clz(static_cast<int>(last));
+        break;
+      }
+      ties -= found;
     }
   }
-  n_above = __reduce_add_sync(kFull, n_above);
-  n_equal = __reduce_add_sync(kFull, n_equal);
-  if (lane == 0) scratch.counts[warp] = {n_above, n_equal, 0, 0};
+  const auto chosen_of = [&](int base) {
+    return bits_of(base, [&](float score, int i) { return (score > threshold) | ((score == threshold) & (base + i < ties_end)); });
+  };
+  unsigned of_warp = 0;
+#pragma unroll 2
+  for (int base = begin; base < end; base += 128) of_warp += static_cast<unsigned>(__popc(chosen_of(base)));
+  of_warp = __reduce_add_sync(kFull, of_warp);
+  auto* counts = reinterpret_cast<unsigned*>(scratch.counts);
+  if (lane == 0) counts[warp] = of_warp;
   __syncthreads();
-  const uint4 of_lane = lane < warp && lane < kWarps ? scratch.counts[lane] : uint4{0, 0, 0, 0};
-  unsigned a = __reduce_add_sync(kFull, of_lane.x), e = __reduce_add_sync(kFull, of_lane.y);
-  const unsigned ties = want - t.above, before = (1u << lane) - 1;
+  unsigned before = __reduce_add_sync(kFull, lane < warp && lane < kWarps ? counts[lane] : 0);
+  if (of_warp == 0) return;
 #pragma unroll 1
-  for (int base = begin; base < end; base += kBatch * 32) {
-    load(base);
+  for (int base = begin; base < end; base += 128) {
+    const unsigned chosen = chosen_of(base);
+    unsigned count = 0;
 #pragma unroll
-    for (int i = 0; i < kBatch; ++i) {
-      const int j = base + i * 32 + lane;
-      const uint32_t key = j < end ? ordered_key(batch[i]) : 0;
-      const unsigned is_above = __ballot_sync(kFull, key > t.key), is_equal = __ballot_sync(kFull, key == t.key);
-      const unsigned equal_before = e + static_cast<unsigned>(__popc(is_equal & before));
-      if (key > t.key || (key == t.key && equal_before < ties)) {
-        place(static_cast<int>(a + static_cast<unsigned>(__popc(is_above & before)) + min(equal_before, ties)), j);
-      }
-      a += static_cast<unsigned>(__popc(is_above));
-      e += static_cast<unsigned>(__popc(is_equal));
+    for (int i = 0; i < 4; ++i) count += chosen >> i & 1u;
+    // Of up to four: three bits.
+    const unsigned one = __ballot_sync(kFull, count & 1u), two = __ballot_sync(kFull, count & 2u), four = __ballot_sync(kFull, count & 4u);
+    const unsigned lower = (1u << lane) - 1;
+    unsigned at = before + static_cast<unsigned>(__popc(one & lower) + 2 * __popc(two & lower) + 4 * __popc(four & lower));
+    before = __shfl_sync(kFull, at + count, 31);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      if (chosen >> i & 1u) place(static_cast<int>(at), base + i);
+      at += chosen >> i & 1u;
     }
   }
 }

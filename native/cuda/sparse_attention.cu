@@ -27,9 +27,10 @@
 // 3.09 TB/s; 128K: 168 MB, 54 us; 32/8 heads: 5.4 and 13.6 us.
 // Measured on an H100: 30.8 and 75.8 us; 32/8 heads 14.6 and 30.9 us. (The chain of kernels: 42.8, 78.5, 23.5, 34.6. With
 // clusters and their shared memory in place of the board: 32.5, 71.8, 15.8, 30.1, but a step of a 7B model 0.26 ms slower.)
-// Where a block's time goes (32K, 32 heads): scores 9 us, waiting for the others' 1, selection 3.3, attention 11.4, merging 1.7;
-// the slowest block ends 2.5 us after the average one. Two heads per block, one's bounds under way while the other is selected,
-// took 36.8 us: selections and the eight warps' latency follow one another, and the memory waits for both.
+// Where a block's time goes (32K, 32 heads): scores 8.5 us, scores of the others 2.0, selection 1.9, attention 11.5, merging 2;
+// the slowest block ends 2.5 us after the average one. Two teams of eight warps in a block, a head each, one selecting while the
+// other's bounds stream, took 32.9 to 36 us: the board's words queue behind the stream (a round trip of 3400 cycles, not 1700), a
+// selection beside it is a third slower, and what was to be hidden is not.
 // Test: quest_cuda_tests --gtest_filter='Sparse*'. Time: quest_cuda_bench attention.
 #include <algorithm>
 
@@ -50,28 +51,30 @@ constexpr size_t kHalfShared = 228 * 1024 / 2 - 1024;  // two blocks per multipr
 constexpr int kMaxBlocks = 32;  // that share a head
 constexpr int kGathered = 8;  // parts that a thread asks for at once
 
-// What lies where in a block's dynamic shared memory, in bytes.
+// What lies where in a block's dynamic shared memory, in bytes: first the rings, and in the same place, between bounds
+// and keys, the scores.
 struct Layout {
-  size_t selection, scores, lists, turns, bytes;
+  size_t selection, lists, turns, bytes;
 };
 inline __host__ __device__ Layout layout_of(int d, const SparsePlan& plan, int64_t pages, int64_t list_pages) {
-  const auto aligned = [](size_t n) { return (n + 15) / 16 * 16; };
+  const auto aligned = [](size_t n) { return (n + 127) / 128 * 128; };
+  const size_t rings = static_cast<size_t>(kWarps * plan.slots * kTileTokens * d) * 2, scores = static_cast<size_t>(select_room(pages)) * sizeof(float);
   Layout l{};
-  l.selection = static_cast<size_t>(kWarps * plan.slots * kTileTokens * d) * 2;  // after the rings
-  l.scores = l.selection + aligned(sizeof(SelectScratch<kWarps>));
-  l.lists = l.scores + aligned(static_cast<size_t>(pages) * sizeof(float));
+  l.selection = aligned(rings > scores ? rings : scores);
+  l.lists = l.selection + aligned(sizeof(SelectScratch<kWarps>));
   l.turns = l.lists + aligned(static_cast<size_t>(list_pages) * sizeof(int32_t));
-  l.bytes = l.turns + static_cast<size_t>(d / 2) * sizeof(float2);
+  l.bytes = aligned(l.turns + static_cast<size_t>(d / 2) * sizeof(float2));
   return l;
 }
 
-// The board: of every KV head of every row, a word per page for its score, then the parts [blocks, heads, d + 2] of its output.
+// The board: of every KV head of every row, a word per page for its score, the lowest and the highest of every warp's, then the
+// parts [blocks, heads, d + 2] of its output.
 struct BoardLayout {
-  int64_t parts, head;  // where a head's parts begin; words per head
+  int64_t ranges, parts, head;  // where a head's begin; words per head
 };
 inline __host__ __device__ BoardLayout board_layout(int d, int blocks, int heads, int64_t pages) {
-  const int64_t scores = (pages + 3) / 4 * 4;
-  return {scores, scores + (static_cast<int64_t>(blocks) * heads * (d + 2) + 3) / 4 * 4};
+  const int64_t ranges = select_room(pages), parts = ranges + int64_t{2} * kWarps * blocks;
+  return {ranges, parts, parts + (static_cast<int64_t>(blocks) * heads * (d + 2) + 3) / 4 * 4};
 }
 
 #if defined(QUEST_EMULATE) || (defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900)
@@ -124,13 +127,13 @@ __device__ inline void sparse_body(const SparseParams& p) {
   const DecodeParams& a = p.attention;
   const DecodeShape& s = a.shape;
   const int shift = s.page_shift, group = s.n_heads / s.n_kv_heads;
-  const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
+  const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32;
   const int kv_head = static_cast<int>(blockIdx.y), blocks = static_cast<int>(gridDim.x), rank = static_cast<int>(blockIdx.x);
   const Layout layout = layout_of(D, p.plan, p.max_pages, a.list_stride);
   unsigned char* shared = dynamic_shared();
   T* ring = reinterpret_cast<T*>(shared) + warp * kSlots * kSlotElements;
   auto& selection = *reinterpret_cast<SelectScratch<kWarps>*>(shared + layout.selection);
-  auto* scores = reinterpret_cast<float*>(shared + layout.scores);
+  auto* scores = reinterpret_cast<float*>(shared);
   auto* list = reinterpret_cast<int32_t*>(shared + layout.lists);
   const BoardLayout posts = board_layout(D, blocks, group, p.max_pages);
   uint32_t* board = p.board + (static_cast<int64_t>(blockIdx.z) * s.n_kv_heads + kv_head) * posts.head;
@@ -178,11 +181,12 @@ __device__ inline void sparse_body(const SparseParams& p) {
   };
   const bool early = p.settled && !scores_open;
   if (!early) dependency_wait();
+#pragma unroll 1
   for (int i = 0; i < kSlots; ++i) issue_bounds(i, i);
   select_prepare<kThreads>(selection);
   const bool appends = p.append.n_tasks > 0;
   auto* turns = reinterpret_cast<float2*>(shared + layout.turns);  // [D / 2]
-  const int pair = static_cast<int>(threadIdx.x) - (kThreads - D / 2);  // the last threads have one each
+  const int pair = thread - (kThreads - D / 2);  // the last threads have one each
   int newest_page = 0;
   if (appends) {
     if (pair >= 0) {
@@ -201,6 +205,13 @@ __device__ inline void sparse_body(const SparseParams& p) {
     }
     rotate_queries<T>(queries, p.append, turns, kv_head * group, group, lane);
   }
+  float lowest = -kMinusInfinity, highest = kMinusInfinity;  // of this lane's scores
+  const auto post_score = [&](int page, float score, bool stores) {
+    score = fmaxf(score, kMinusInfinity);  // NaN: -inf
+    lowest = fminf(lowest, score);
+    highest = fmaxf(highest, score);
+    if (stores) board_post(board + page, score);
+  };
 #pragma unroll 1
   for (int i = 0; i < page_steps; ++i) {
     copy_async_wait<kSlots - 1>();
@@ -218,55 +229,70 @@ __device__ inline void sparse_body(const SparseParams& p) {
     if (i + kSlots >= page_steps) dependency_release();  // the next kernel's first reads fill the time of the selection
     const float score = group_score(page_scores<T, D>(queries, low, high), group, row.mean != 0, lane);
     const int page = (first_pages + i * kWarps) * kTilePages + lane / 4;
-    if (lane % 4 == 0 && page < scored) board_post(board + page, score);
+    if (page < scored) post_score(page, score, lane % 4 == 0);
   }
   dependency_release();
   if (scores_open && scored < pages && rank == blocks - 1 && warp == kWarps - 1) {
     const T* keys = static_cast<const T*>(a.kv) + (static_cast<int64_t>(table[scored]) * s.n_kv_heads + kv_head) * 2 * (static_cast<int64_t>(D) << shift);
     const float score = group_score(open_page_scores<T, D>(queries, keys, n - (scored << shift), lane), group, row.mean != 0, lane);
-    if (lane == 0) board_post(board + scored, score);
+    const float of_lane0 = __shfl_sync(kFull, score, 0);
+    post_score(scored, of_lane0, lane == 0);
   }
   // Selection: every block for itself, from the scores that all have posted, so that lists need not travel.
-  if (!scores_open && threadIdx.x == 0) list[chosen] = pages - 1;
+  if (!scores_open && thread == 0) list[chosen] = pages - 1;
   if (chosen > 0) {
-    constexpr int kBatch = 2;
-    uint32_t lowest = 0xffffffffu, highest = 0;
+    const auto range_of = [](float low, float high) {  // over lanes
+      return float2{from_ordered_key(__reduce_min_sync(kFull, ordered_key(low))), from_ordered_key(__reduce_max_sync(kFull, ordered_key(high)))};
+    };
+    const float2 of_warp = range_of(lowest, highest);
+    uint32_t* ranges = board + posts.ranges;
+    if (lane < 2) board_post(ranges + 2 * (rank * kWarps + warp) + lane, lane == 0 ? of_warp.x : of_warp.y);
+    __syncthreads();  // the rings are free for scores
+    // All words are asked for at once (L2, where they are posted, answers; no other cache is asked), and those that nobody has
+    // posted yet again.
+    const auto room = static_cast<int>(select_room(rivals));
+    float2 range;  // of this lane's part of all warps
 #pragma unroll 1
-    for (int base = static_cast<int>(threadIdx.x) * 4; base - lane * 4 < rivals; base += kBatch * kThreads * 4) {
-      uint4 four[kBatch];
-#pragma unroll
-      for (int b = 0; b < kBatch; ++b) four[b] = {kBlank, kBlank, kBlank, kBlank};
-      board_await([&] {
-        bool there = true;
-#pragma unroll
-        for (int b = 0; b < kBatch; ++b) {
-          const int j = base + b * kThreads * 4;
-          const auto missing = [&] {
-            return j < rivals && (four[b].x == kBlank || (four[b].y == kBlank && j + 1 < rivals) || (four[b].z == kBlank && j + 2 < rivals) ||
-                                  (four[b].w == kBlank && j + 3 < rivals));
-          };
-          if (missing()) four[b] = board_words(board + j);  // only these again: others are still reading
-          there = there && !missing();
-        }
-        return there;
-      });
-#pragma unroll
-      for (int b = 0; b < kBatch; ++b) {
-        const int j = base + b * kThreads * 4;
-        const uint32_t bits[4] = {four[b].x, four[b].y, four[b].z, four[b].w};
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          if (j + i >= rivals) continue;
-          float score;
-          __builtin_memcpy(&score, &bits[i], 4);
-          scores[j + i] = score;
-          lowest = min(lowest, ordered_key(score));
-          highest = max(highest, ordered_key(score));
-        }
+    for (int base = thread * 4; base < room; base += kThreads * 4) copy_async16(scores + base, board + base, base < rivals);
+    board_await([&] {
+      bool missing = false;
+      range = {-kMinusInfinity, kMinusInfinity};
+      copy_async_commit();
+#pragma unroll 1
+      for (int w = lane; w < blocks * kWarps; w += 32) {
+        const uint2 words = board_pair(ranges + 2 * w);
+        missing |= (words.x == kBlank) | (words.y == kBlank);
+        float2 of_it;
+        __builtin_memcpy(&of_it, &words, 8);
+        range = {fminf(range.x, of_it.x), fmaxf(range.y, of_it.y)};
       }
+      copy_async_wait<0>();
+#pragma unroll 1
+      for (int base = thread * 4; base < rivals; base += kThreads * 4) {
+        const uint4 words = *reinterpret_cast<const uint4*>(scores + base);
+        const int valid = rivals - base;
+        const bool blank = (words.x == kBlank) | ((words.y == kBlank) & (valid > 1)) | ((words.z == kBlank) & (valid > 2)) | ((words.w == kBlank) & (valid > 3));
+        if (blank) copy_async16(scores + base, board + base, true);
+        missing |= blank;
+      }
+      return !missing;
+    });
+    range = range_of(range.x, range.y);
+    const Bins bins(range.x, range.y);
+#pragma unroll 1
+    for (int base = thread * 4; base < room; base += kThreads * 4) {
+      float4 four = *reinterpret_cast<float4*>(scores + base);
+      const int valid = rivals - base;
+      if (valid < 4) {  // what the board has there is no score
+        if (valid < 1) four.x = kMinusInfinity;
+        if (valid < 2) four.y = kMinusInfinity;
+        if (valid < 3) four.z = kMinusInfinity;
+        four.w = kMinusInfinity;
+        *reinterpret_cast<float4*>(scores + base) = four;
+      }
+      select_count(selection, bins, four);
     }
-    block_range(lowest, highest, selection.counts);
-    select_top<kThreads>(scores, rivals, chosen, lowest, highest, selection, [&](int i, int page) { list[i] = page; });
+    select_top<kThreads>(scores, room, chosen, bins, selection, [&](int i, int page) { list[i] = page; });
   }
   __syncthreads();
 
@@ -314,11 +340,12 @@ __device__ inline void sparse_body(const SparseParams& p) {
   copy_async_wait<0>();
   __syncwarp();
   slot = 0;
+#pragma unroll 1
   for (int m = 0; m < kSlots; ++m) issue_tile(m, m);
   if (rank == 0) {
     int32_t* out = p.lists + (static_cast<int64_t>(blockIdx.z) * s.n_lists + kv_head) * a.list_stride;
-    for (int i = static_cast<int>(threadIdx.x); i < list_pages; i += kThreads) out[i] = list[i];
-    if (threadIdx.x == 0 && scores_open && missing > 0 && p.open_selected) atomicAdd(&p.open_selected[blockIdx.z], 1);
+    for (int i = thread; i < list_pages; i += kThreads) out[i] = list[i];
+    if (thread == 0 && scores_open && missing > 0 && p.open_selected) atomicAdd(&p.open_selected[blockIdx.z], 1);
   }
   GroupSums<T, D> sums;
 #pragma unroll 1
@@ -348,7 +375,7 @@ __device__ inline void sparse_body(const SparseParams& p) {
   sums.store([&](int h) { return merged(warp, h); }, group, lane);
   __syncthreads();
   uint32_t* parts = board + posts.parts;
-  for (int i = static_cast<int>(threadIdx.x); i < group * D; i += kThreads) {
+  for (int i = thread; i < group * D; i += kThreads) {
     const int h = i / D, c = i % D;
     float top = kMinusInfinity, total = 0, value = 0;
     for (int w = 0; w < kWarps; ++w) top = fmaxf(top, merged(w, h)[D]);
@@ -368,7 +395,7 @@ __device__ inline void sparse_body(const SparseParams& p) {
 
   // The heads' outputs, shared out over the blocks. Who has all parts of a head knows that its scores have been read.
   for (int h = rank; h < group; h += blocks) {
-    const int c = static_cast<int>(threadIdx.x);
+    const int c = thread;
     uint32_t* posted = parts + h * kPart;
     const int64_t stride = static_cast<int64_t>(group) * kPart;
     if (c < D) {
@@ -409,9 +436,10 @@ __device__ inline void sparse_body(const SparseParams& p) {
       out[c] = from_float<T>(all.x / all.z);
     }
     __syncthreads();
-    for (int i = static_cast<int>(threadIdx.x); i < blocks * kPart; i += kThreads) posted[i / kPart * stride + i % kPart] = kBlank;
+    for (int i = thread; i < blocks * kPart; i += kThreads) posted[i / kPart * stride + i % kPart] = kBlank;
     if (h == 0 && chosen > 0) {
-      for (int i = static_cast<int>(threadIdx.x) * 4; i < rivals; i += kThreads * 4) *reinterpret_cast<uint4*>(board + i) = {kBlank, kBlank, kBlank, kBlank};
+      for (int i = thread * 4; i < rivals; i += kThreads * 4) *reinterpret_cast<uint4*>(board + i) = {kBlank, kBlank, kBlank, kBlank};
+      for (int i = thread; i < 2 * kWarps * blocks; i += kThreads) board[posts.ranges + i] = kBlank;
     }
   }
 }

@@ -4,7 +4,7 @@
 // (quest-paper). One block per list, the scores in its shared memory (selection.cuh); lists too long for that are counted
 // through in global memory. The order is exact in fp32.
 //
-// Bytes are few (32 lists of 2048 pages: 0.3 MB); latency is all: four barriers.
+// Bytes are few (32 lists of 2048 pages: 0.3 MB); latency is all: five barriers.
 // Measured on an H100: 5.4 us, 9.1 us for 8192 pages (8.8 and 13.6 by counting bits); target 4 us.
 // Test: quest_cuda_tests --gtest_filter='TopK*'. Time: quest_cuda_bench attention.
 #include "cuda/dispatch.cuh"
@@ -38,10 +38,12 @@ __device__ inline List list_of(const TopKParams& p) {
   return l;
 }
 
-// Writes page as the i-th of the list.
-__device__ inline void place(const TopKParams& p, const List& l, unsigned i, int page) {
-  l.list[i] = page;
-  if (p.open_selected && l.open && page == l.pages - 1) atomicAdd(&p.open_selected[blockIdx.y], 1);
+// The newest page: unscored, it comes last; scored and open, it is counted where it was chosen.
+__device__ inline void finish(const TopKParams& p, const List& l) {
+  if (l.n < l.pages && threadIdx.x == 0) l.list[l.k] = l.pages - 1;
+  if (!p.open_selected || !l.open) return;
+  __syncthreads();
+  if (threadIdx.x == 0 && l.k > 0 && l.list[l.k - 1] == l.pages - 1) atomicAdd(&p.open_selected[blockIdx.y], 1);
 }
 
 template <int kThreads>
@@ -55,17 +57,22 @@ __global__ void QUEST_LAUNCH_BOUNDS(kThreads) top_k_kernel(TopKParams p) {
   if (l.skip) return;
   if (l.k > 0) {
     uint32_t lowest = 0xffffffffu, highest = 0;
+    const auto room = static_cast<int>(select_room(l.n));
 #pragma unroll 4
-    for (int j = static_cast<int>(threadIdx.x); j < l.n; j += kThreads) {
-      const float score = l.scores[j];
+    for (int j = static_cast<int>(threadIdx.x); j < room; j += kThreads) {
+      const float score = j < l.n ? fmaxf(l.scores[j], kMinusInfinity) : kMinusInfinity;  // NaN: -inf
       scores[j] = score;
+      if (j >= l.n) continue;
       lowest = min(lowest, ordered_key(score));
       highest = max(highest, ordered_key(score));
     }
-    block_range(lowest, highest, scratch.counts);
-    select_top<kThreads>(scores, l.n, l.k, lowest, highest, scratch, [&](int i, int page) { place(p, l, static_cast<unsigned>(i), page); });
+    block_range(lowest, highest, scratch.counts);  // and a barrier
+    const Bins bins(from_ordered_key(lowest), from_ordered_key(highest));
+#pragma unroll 1
+    for (int j = static_cast<int>(threadIdx.x) * 4; j < room; j += kThreads * 4) select_count(scratch, bins, *reinterpret_cast<float4*>(scores + j));
+    select_top<kThreads>(scores, room, l.k, bins, scratch, [&](int i, int page) { l.list[i] = page; });
   }
-  if (l.n < l.pages && threadIdx.x == 0) l.list[l.k] = l.pages - 1;
+  finish(p, l);
 }
 
 template <int kThreads>
@@ -88,12 +95,12 @@ __global__ void QUEST_LAUNCH_BOUNDS(kThreads) top_k_long_kernel(TopKParams p) {
       const bool above = key > t.key, equal = key != 0 && key == t.key;
       const Scan scan = block_scan(above, equal, scratch);
       const unsigned a = before.x + scan.before.x, e = before.y + scan.before.y;
-      if (above || (equal && e < ties)) place(p, l, a + min(e, ties), chunk + tid);
+      if (above || (equal && e < ties)) l.list[a + min(e, ties)] = chunk + tid;
       before.x += scan.total.x;
       before.y += scan.total.y;
     }
   }
-  if (l.n < l.pages && threadIdx.x == 0) l.list[l.k] = l.pages - 1;
+  finish(p, l);
 }
 
 }  // namespace
@@ -101,7 +108,7 @@ __global__ void QUEST_LAUNCH_BOUNDS(kThreads) top_k_long_kernel(TopKParams p) {
 void top_k(const TopKParams& p, const Launch& how) {
   if (p.n_rows == 0) return;
   const dim3 grid(static_cast<unsigned>(p.shape.n_lists), static_cast<unsigned>(p.n_rows));
-  const auto bytes = static_cast<size_t>(p.max_pages) * sizeof(float);
+  const auto bytes = static_cast<size_t>(select_room(p.max_pages)) * sizeof(float);
   if (p.max_pages <= 4096) {
     launch(how, "top_k", top_k_kernel<512>, grid, 512, bytes, p);
   } else if (bytes <= kMaxShared) {

@@ -1,4 +1,6 @@
 // Page scores, top-k, eviction, against the naive kernels; choices also against those of the CPU.
+#include <bit>
+
 #include "core/methods.h"
 #include "naive_kernels.h"
 #include "support.h"
@@ -72,7 +74,7 @@ TEST(TopK, ExactlyAsTheReference) {
   for (int pages : {2, 3, 17, 128, 2048, 2049, 8192, 9001}) {
     for (int k : {1, 2, 3, 16, 128, 512}) {
       if (k >= pages || left_out(pages, 2049) || left_out(k, 128)) continue;
-      for (int kind = 0; kind < 5; ++kind) {
+      for (int kind = 0; kind < 7; ++kind) {
         Random random(static_cast<unsigned>(pages * 7 + k + kind));
         const int lists = 3;
         std::vector<float> x(static_cast<size_t>(lists * pages));
@@ -82,6 +84,12 @@ TEST(TopK, ExactlyAsTheReference) {
           if (kind == 2 && random.below(3) == 0) v = nan;
           if (kind == 3) v = random.below(2) ? 0.0f : -0.0f;                  // all equal
           if (kind == 4) v = random.below(9) ? -INFINITY : random.below(2) ? nan : 1e-42f;
+        }
+        // Neighbouring floats, which one bin holds beside an outlier; as many zeros as are chosen, above the next smaller numbers.
+        for (int i = 0; i < lists * pages; ++i) {
+          float& v = x[static_cast<size_t>(i)];
+          if (kind == 5) v = i % pages == 1 ? 1e30f : std::bit_cast<float>(0x3f800000u + static_cast<uint32_t>(random.below(pages)));
+          if (kind == 6) v = i % pages * 7919 % pages < k ? 0.0f : -1e-45f * static_cast<float>(1 + random.below(3));
         }
         for (bool scores_open : {false, true}) {
           DecodeRow row{};
