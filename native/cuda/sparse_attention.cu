@@ -25,7 +25,7 @@
 //
 // Bytes: 4 d per page and KV head, then 4 d per chosen token and KV head. 32 heads, d 128, 32K, 2048 chosen: 67 MB, 21.7 us at
 // 3.09 TB/s; 128K: 168 MB, 54 us; 32/8 heads: 5.4 and 13.6 us.
-// Measured on an H100: 30.8 and 75.8 us; 32/8 heads 14.6 and 30.9 us. (The chain of kernels: 42.8, 78.5, 23.5, 34.6. With
+// Measured on an H100: 30.7 and 72.6 us; 32/8 heads 14.0 and 26.9 us. (The chain of kernels: 40.5, 80.1, 22.1, 38.0. With
 // clusters and their shared memory in place of the board: 32.5, 71.8, 15.8, 30.1, but a step of a 7B model 0.26 ms slower.)
 // Where a block's time goes (32K, 32 heads): scores 8.5 us, scores of the others 2.0, selection 1.9, attention 11.5, merging 2;
 // the slowest block ends 2.5 us after the average one. Two teams of eight warps in a block, a head each, one selecting while the
