@@ -47,9 +47,9 @@ class CudaExecutor final : public Executor {
 
   ExecutorInfo info() const override {
     const int64_t per_token = spec_.n_layers * spec_.n_kv_heads * 2 * spec_.head_dim * 2;
-    const std::string& why = forward_.unchained();
-    const std::string unchained = why.empty() ? "" : ", 4-bit products one by one (" + why + ")";
-    return {device_, 0, "", weights_.bytes(), per_token, per_token, name_ + ", " + forward_.matrix_library() + unchained};
+    const auto apart = [](const char* what, const std::string& why) { return why.empty() ? "" : std::string(", ") + what + " one by one (" + why + ")"; };
+    return {device_, 0, "", weights_.bytes(), per_token, per_token,
+            name_ + ", " + forward_.matrix_library() + apart("4-bit products", forward_.unchained()) + apart("Quest's kernels", forward_.unfused())};
   }
 
   std::shared_ptr<Branch> create(int page_size) override {

@@ -2,9 +2,9 @@
 
 #include <algorithm>
 #include <array>
-#include <atomic>
 #include <cstdlib>
 #include <cstring>
+#include <mutex>
 
 #include "cuda/int4.h"
 #include "cuda/memory_plan.h"
@@ -32,7 +32,16 @@ bool flag(const char* name, bool otherwise) {
 }
 
 constexpr size_t kMaxDevices = 64;
-std::atomic_flag chain_owners[kMaxDevices];
+
+// The models of this process on each GPU. All blocks of a chain of 4-bit products wait for each other, those of a fused Quest step
+// for their head's: beside a chain, each could wait for ever for room that the other holds. So a model runs chains that is alone
+// when it is made, and one that comes beside it waits for nobody.
+struct Neighbours {
+  int models = 0;
+  bool chains = false;  // one of them runs them
+};
+std::mutex neighbours_mutex;
+Neighbours neighbours[kMaxDevices];
 
 bool is_evictor(const CudaBranch& b) { return method_info(b.method.method).kind == MethodKind::evictor; }
 
@@ -43,6 +52,7 @@ Forward::Forward(const ModelSpec& spec, const DeviceWeights& weights, cudaStream
   int device = 0, major = 0;
   check(cudaGetDevice(&device), "cudaGetDevice");
   device_ = static_cast<size_t>(device);
+  if (device_ >= kMaxDevices) throw Error("E_CUDA", "GPU " + std::to_string(device) + ": GPUs 0.." + std::to_string(kMaxDevices - 1) + " can be used");
   max_columns_ = static_cast<int64_t>(std::min(kMaxInputColumns, (shared_limit() - 9 * 1024) / 2));
   check(cudaDeviceGetAttribute(&sms_, cudaDevAttrMultiProcessorCount, device), "cudaDeviceGetAttribute");
   check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "cudaDeviceGetAttribute");
@@ -72,24 +82,34 @@ Forward::Forward(const ModelSpec& spec, const DeviceWeights& weights, cudaStream
     check(cudaEventCreateWithFlags(&slot.done, cudaEventDisableTiming), "cudaEventCreate");
   }
   const bool four_bits = std::any_of(weights_.layers.begin(), weights_.layers.end(), [](const DeviceLayer& l) { return l.o.group > 0; });
-  if (!four_bits) return;
-  unchained_ = take_chains(major);
-  chains_ = unchained_.empty();
+  if (four_bits) unchained_ = chain_refusal(major);
+  std::lock_guard guard(neighbours_mutex);  // last: who does not come to life is nobody's neighbour
+  Neighbours& others = neighbours[device_];
+  if (four_bits && unchained_.empty() && others.models > 0) {
+    unchained_ = others.chains ? "another model of this process runs them in chains" : "another model of this process is on this GPU";
+  }
+  if (fuses_ && others.chains) {
+    fuses_ = false;
+    unfused_ = "another model of this process runs 4-bit products in chains";
+  }
+  chains_ = four_bits && unchained_.empty();
+  others.chains = others.chains || chains_;
+  ++others.models;
 }
 
-// The blocks of a chain wait for each other: two chains at once could each hold half of a GPU for ever. So one Forward of the process
-// has them on each, and only where all blocks are there at once. Returns why this one has not.
-std::string Forward::take_chains(int major) const {
+// Why this GPU or the user allows no chains: they run only where all of their blocks are there at once.
+std::string Forward::chain_refusal(int major) const {
   if (!flag("QUEST_CUDA_CHAINS", true)) return "QUEST_CUDA_CHAINS is 0";
   if (major < 9 || !sparse_fuses()) return "the GPU or this build lacks Hopper's code";  // as for the fused kernel
-  const std::string refusal = int4_chain_refusal(static_cast<int>(std::max({spec_.hidden, spec_.ffn, spec_.n_heads * spec_.head_dim})), sms_);
-  if (!refusal.empty()) return refusal;
-  if (device_ >= kMaxDevices || chain_owners[device_].test_and_set()) return "another model of this process runs them in chains";
-  return "";
+  return int4_chain_refusal(static_cast<int>(std::max({spec_.hidden, spec_.ffn, spec_.n_heads * spec_.head_dim})), sms_);
 }
 
 Forward::~Forward() {
-  if (chains_) chain_owners[device_].clear();
+  {
+    std::lock_guard guard(neighbours_mutex);
+    --neighbours[device_].models;
+    if (chains_) neighbours[device_].chains = false;
+  }
   for (Slot& slot : slots_) cudaEventDestroy(slot.done);
 }
 

@@ -64,6 +64,8 @@ class Forward {
   const char* matrix_library() const { return blas_.name(); }
   // Why the 4-bit products of one row do not run in chains; empty where they do, and without such weights.
   const std::string& unchained() const { return unchained_; }
+  // Why Quest's steps are not fused although the GPU could; else empty.
+  const std::string& unfused() const { return unfused_; }
 
  private:
   void append(Pass& pass);
@@ -82,7 +84,7 @@ class Forward {
     int64_t n, k;
     Epilogue epilogue;
   };
-  std::string take_chains(int major) const;
+  std::string chain_refusal(int major) const;
   GemvParams gemv_of(const Product& p) const;
   Int4GemvParams int4_gemv_of(const Product& p) const;
   // Products of one row after each other, in one kernel where they allow it. False: nothing was enqueued.
@@ -107,7 +109,7 @@ class Forward {
   bool overlap_ = false;
   bool fuses_ = false;
   bool chains_ = false;  // products of single rows in one kernel
-  std::string unchained_;
+  std::string unchained_, unfused_;
   bool graphs_ = true;
 
   // [kMaxRows, ...]: residual stream fp32; half: its norm, projections, rotated sink queries, attention output, feed-forward.

@@ -28,7 +28,7 @@ ModelSpec four_bits(ModelSpec spec) {
 
 }  // namespace
 
-// Who runs no chains says so, and why: a second model beside the first, and where they are switched off.
+// Who runs no chains, or no fused steps, says so, and why: models beside each other, and where they are switched off.
 TEST(Switches, ChainsThatDoNotRunAreSaid) {
   QUEST_NEEDS_GPU();
   int major = 0;
@@ -36,12 +36,21 @@ TEST(Switches, ChainsThatDoNotRunAreSaid) {
   if (major < 9) GTEST_SKIP() << "chains are for compute capability 9.0 and newer";
   const RandomModel model({4, 2, 64, false, false});
   const ModelSpec spec = four_bits(model.spec);
+  const char* unfused = "Quest's kernels one by one (another model of this process runs 4-bit products in chains)";
   const auto says = [](const std::unique_ptr<Executor>& e, const char* what) { return e->info().gpu.find(what) != std::string::npos; };
   {
-    const auto sixteen = make_cuda_executor(model.spec, 0), first = make_cuda_executor(spec, 0), second = make_cuda_executor(spec, 0);
-    EXPECT_FALSE(says(sixteen, "one by one")) << sixteen->info().gpu;
+    const auto first = make_cuda_executor(spec, 0), second = make_cuda_executor(spec, 0), sixteen = make_cuda_executor(model.spec, 0);
     EXPECT_FALSE(says(first, "one by one")) << first->info().gpu;
     EXPECT_TRUE(says(second, "4-bit products one by one (another model of this process runs them in chains)")) << second->info().gpu;
+    EXPECT_TRUE(says(second, unfused)) << second->info().gpu;
+    EXPECT_TRUE(says(sixteen, unfused)) << sixteen->info().gpu;
+    EXPECT_FALSE(says(sixteen, "products one by one")) << sixteen->info().gpu;
+  }
+  {
+    const auto sixteen = make_cuda_executor(model.spec, 0), beside = make_cuda_executor(spec, 0);
+    EXPECT_FALSE(says(sixteen, "one by one")) << sixteen->info().gpu;
+    EXPECT_TRUE(says(beside, "4-bit products one by one (another model of this process is on this GPU)")) << beside->info().gpu;
+    EXPECT_FALSE(says(beside, unfused)) << beside->info().gpu;
   }
   EXPECT_FALSE(says(make_cuda_executor(spec, 0), "one by one")) << "the first model gave them back";
   const Off off("QUEST_CUDA_CHAINS");
