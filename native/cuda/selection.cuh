@@ -240,7 +240,8 @@ __device__ inline void select_top(const float* scores, int n, int k, const Bins&
     __syncthreads();
   }
 
-  if (t.above == want) ++t.key;  // kth_largest has stopped early: they are all from the next key up
+  // kth_largest has stopped early: they are all from the next key up. Below the key of -inf there are no numbers.
+  if (t.above == want) t.key = max(t.key + 1, ordered_key(kMinusInfinity));
   const float threshold = from_ordered_key(t.key);
   int ties_end = n;  // of those equal to the threshold, the first: up to this index
   if (t.above != want && t.above + equal_to_it != want) {  // some do not fit, or nobody has counted them
