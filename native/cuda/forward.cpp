@@ -4,7 +4,6 @@
 #include <array>
 #include <cstdlib>
 #include <cstring>
-#include <mutex>
 
 #include "cuda/int4.h"
 #include "cuda/memory_plan.h"
@@ -31,18 +30,6 @@ bool flag(const char* name, bool otherwise) {
   return v ? std::strcmp(v, "0") != 0 : otherwise;
 }
 
-constexpr size_t kMaxDevices = 64;
-
-// The models of this process on each GPU. All blocks of a chain of 4-bit products wait for each other, those of a fused Quest step
-// for their head's: beside a chain, each could wait for ever for room that the other holds. So a model runs chains that is alone
-// when it is made, and one that comes beside it waits for nobody.
-struct Neighbours {
-  int models = 0;
-  bool chains = false;  // one of them runs them
-};
-std::mutex neighbours_mutex;
-Neighbours neighbours[kMaxDevices];
-
 bool is_evictor(const CudaBranch& b) { return method_info(b.method.method).kind == MethodKind::evictor; }
 
 }  // namespace
@@ -51,13 +38,10 @@ Forward::Forward(const ModelSpec& spec, const DeviceWeights& weights, cudaStream
     : spec_(spec), weights_(weights), stream_(stream) {
   int device = 0, major = 0;
   check(cudaGetDevice(&device), "cudaGetDevice");
-  device_ = static_cast<size_t>(device);
-  if (device_ >= kMaxDevices) throw Error("E_CUDA", "GPU " + std::to_string(device) + ": GPUs 0.." + std::to_string(kMaxDevices - 1) + " can be used");
   max_columns_ = static_cast<int64_t>(std::min(kMaxInputColumns, (shared_limit() - 9 * 1024) / 2));
   check(cudaDeviceGetAttribute(&sms_, cudaDevAttrMultiProcessorCount, device), "cudaDeviceGetAttribute");
   check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "cudaDeviceGetAttribute");
   overlap_ = major >= 9 && flag("QUEST_CUDA_OVERLAP", true);
-  fuses_ = major >= 9 && sparse_fuses() && flag("QUEST_CUDA_FUSED", true);
   graphs_ = flag("QUEST_CUDA_GRAPHS", true);
   const WorkspaceSizes sizes = workspace_sizes(spec);
   x_.resize(sizes.x);
@@ -83,18 +67,8 @@ Forward::Forward(const ModelSpec& spec, const DeviceWeights& weights, cudaStream
   }
   const bool four_bits = std::any_of(weights_.layers.begin(), weights_.layers.end(), [](const DeviceLayer& l) { return l.o.group > 0; });
   if (four_bits) unchained_ = chain_refusal(major);
-  std::lock_guard guard(neighbours_mutex);  // last: who does not come to life is nobody's neighbour
-  Neighbours& others = neighbours[device_];
-  if (four_bits && unchained_.empty() && others.models > 0) {
-    unchained_ = others.chains ? "another model of this process runs them in chains" : "another model of this process is on this GPU";
-  }
-  if (fuses_ && others.chains) {
-    fuses_ = false;
-    unfused_ = "another model of this process runs 4-bit products in chains";
-  }
-  chains_ = four_bits && unchained_.empty();
-  others.chains = others.chains || chains_;
-  ++others.models;
+  neighbour_.move_in(device, four_bits && unchained_.empty(), major >= 9 && sparse_fuses() && flag("QUEST_CUDA_FUSED", true));
+  if (unchained_.empty()) unchained_ = neighbour_.unchained();
 }
 
 // Why this GPU or the user allows no chains: they run only where all of their blocks are there at once.
@@ -105,11 +79,6 @@ std::string Forward::chain_refusal(int major) const {
 }
 
 Forward::~Forward() {
-  {
-    std::lock_guard guard(neighbours_mutex);
-    --neighbours[device_].models;
-    if (chains_) neighbours[device_].chains = false;
-  }
   for (Slot& slot : slots_) cudaEventDestroy(slot.done);
 }
 
@@ -126,7 +95,7 @@ Int4GemvParams Forward::int4_gemv_of(const Product& p) const {
 }
 
 bool Forward::chain(std::span<const Product> products) {
-  if (!chains_) return false;
+  if (!neighbour_.chains()) return false;
   Int4GemvChainParams p{};
   p.n = static_cast<int>(products.size());
   p.barrier = barrier_.get();
@@ -307,7 +276,7 @@ void Forward::enqueue_rows(Pass& pass, const RowGroup& group, int64_t layer) {
         fresh.tasks += begin;
         fresh.n_tasks = n;
       }
-      const SparsePlan fused = fuses_ ? sparse_plan(shape, n, score_stride, list_stride, sms_) : SparsePlan{};
+      const SparsePlan fused = neighbour_.fuses() ? sparse_plan(shape, n, score_stride, list_stride, sms_) : SparsePlan{};
       if (fused.blocks > 0) {
         const int64_t words = sparse_board_words(shape, n, score_stride, fused);
         if (static_cast<size_t>(words) > board_.size()) {

@@ -15,6 +15,7 @@
 #include "cuda/branch.h"
 #include "cuda/device_weights.h"
 #include "cuda/int4.h"
+#include "cuda/neighbours.h"
 #include "cuda/pass.h"
 #include "cuda/step_graphs.h"
 
@@ -65,7 +66,7 @@ class Forward {
   // Why the 4-bit products of one row do not run in chains; empty where they do, and without such weights.
   const std::string& unchained() const { return unchained_; }
   // Why Quest's steps are not fused although the GPU could; else empty.
-  const std::string& unfused() const { return unfused_; }
+  const std::string& unfused() const { return neighbour_.unfused(); }
 
  private:
   void append(Pass& pass);
@@ -104,12 +105,10 @@ class Forward {
   cudaStream_t stream_;
   Blas blas_;
   int sms_ = 1;
-  size_t device_ = 0;
   int64_t max_columns_ = 0;
   bool overlap_ = false;
-  bool fuses_ = false;
-  bool chains_ = false;  // products of single rows in one kernel
-  std::string unchained_, unfused_;
+  Neighbour neighbour_;  // whether products of single rows run in one kernel, and Quest's steps
+  std::string unchained_;
   bool graphs_ = true;
 
   // [kMaxRows, ...]: residual stream fp32; half: its norm, projections, rotated sink queries, attention output, feed-forward.

@@ -86,7 +86,7 @@ void launch(const Launch& how, const char* name, void (*kernel)(Params), dim3 gr
 }
 
 // A kernel whose blocks along x wait for each other: it counts on the GPU starting blocks in the order of their indices, and on
-// not sharing the GPU, block by block, with a chain of 4-bit products of another stream (see Neighbours in forward.cpp).
+// not sharing the GPU, block by block, with a chain of 4-bit products of another stream (neighbours.h).
 template <class Params>
 void launch_side_by_side(const Launch& how, const char* name, void (*kernel)(Params), dim3 grid, unsigned threads, size_t shared_bytes, const Params& params) {
 #ifdef QUEST_EMULATE

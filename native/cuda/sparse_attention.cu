@@ -27,8 +27,8 @@
 // 3.09 TB/s; 128K: 168 MB, 54 us; 32/8 heads: 5.4 and 13.6 us.
 // Measured on an H100: 30.7 and 72.6 us; 32/8 heads 14.0 and 26.9 us. (The chain of kernels: 40.5, 80.1, 22.1, 38.0. With
 // clusters and their shared memory in place of the board: 32.5, 71.8, 15.8, 30.1, but a step of a 7B model 0.26 ms slower.)
-// Where a block's time goes (32K, 32 heads): scores 8.5 us, scores of the others 2.0, selection 1.9, attention 11.5, merging 2;
-// the slowest block ends 2.5 us after the average one. Two teams of eight warps in a block, a head each, one selecting while the
+// Where a block's time goes (32K, 32 heads): scores 7.1 us, scores of the others 2.1, selection 2.0, attention 11.9, merging 2.3;
+// the slowest block ends 3.3 us after the average one. Two teams of eight warps in a block, a head each, one selecting while the
 // other's bounds stream, took 32.9 to 36 us: the board's words queue behind the stream (a round trip of 3400 cycles, not 1700), a
 // selection beside it is a third slower, and what was to be hidden is not.
 // Test: quest_cuda_tests --gtest_filter='Sparse*'. Time: quest_cuda_bench attention.

@@ -4,7 +4,7 @@
 // (quest-paper). One block per list, the scores in its shared memory (selection.cuh); lists too long for that are counted
 // through in global memory. The order is exact in fp32.
 //
-// Bytes are few (32 lists of 2048 pages: 0.3 MB); latency is all: five barriers.
+// Bytes are few (32 lists of 2048 pages: 0.3 MB); latency is all: four barriers.
 // Measured on an H100: 4.2 us, 8.7 us for 8192 pages (8.8 and 13.6 by counting bits); 8 lists: 3.6 and 7.0; target 4 us.
 // Test: quest_cuda_tests --gtest_filter='TopK*'. Time: quest_cuda_bench attention.
 #include "cuda/dispatch.cuh"
